@@ -1,0 +1,57 @@
+# What a person types. `make` alone says what there is.
+# Everything that a target needs is installed by it, from Debian's packages and the Rust registry.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+LAB := target/debug/phalanx-lab
+TOPOLOGY ?= figure-1
+NAME ?= death
+
+.PHONY: help demo test lab scenario bench check setup tools package package-release lint unit scenarios clean-lab
+
+help:
+	@echo 'make demo               a load balanced web cluster, alive, on this machine (ARGS=--once: ends by itself)'
+	@echo 'make test               everything that proves it: lints, unit tests, scenarios on real hosts'
+	@echo 'make lab                a shell into a running topology (TOPOLOGY=$(TOPOLOGY))'
+	@echo 'make scenario NAME=...  one scenario of the lab, such as NAME=$(NAME)'
+	@echo 'make bench              the benchmarks; tables, and target/bench/*.json'
+	@echo 'make check              format, lints, house rules'
+
+demo: setup package-release
+	$(LAB) demo $(ARGS)
+
+test: setup check package
+	$(CARGO) nextest run --workspace --profile ci
+
+check: tools
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+	$(CARGO) nextest run --package phalanx-lab --test tidy
+
+lab: setup package
+	$(LAB) up $(TOPOLOGY)
+
+scenario: setup package
+	$(CARGO) nextest run --package phalanx-lab --test scenarios --profile ci --no-capture -- $(NAME)
+
+bench: setup package-release
+	$(LAB) bench $(ARGS)
+
+# The lab's own tools, the hosts' base image, and what the product is packed with.
+setup: tools
+	$(CARGO) build --quiet --package phalanx-lab
+	$(LAB) setup
+	$(LAB) base
+
+tools:
+	@packaging/tools
+
+# The package that the lab's hosts install. The test run packs the binaries that the tests were built with; the demo and
+# the benchmarks pack optimised ones.
+package:
+	$(CARGO) build --quiet --package phalanx-cli --package phalanx-proxy
+	packaging/build debug
+
+package-release:
+	$(CARGO) build --release --package phalanx-cli --package phalanx-proxy
+	packaging/build release

@@ -1,0 +1,111 @@
+//! Physical servers: the machines that run the agent.
+
+use crate::{ClusterKind, Invalid, Name};
+use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
+
+/// A machine that runs the agent; a "node" when seen inside its cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// Its name, also its host name's first label by convention.
+    pub name: Name,
+    /// What clusters it may belong to: a slave shares its master's kind.
+    pub kind: ClusterKind,
+    /// The internal address under which the other machines of the fleet reach it.
+    pub address: InternalNet,
+}
+
+/// An internal address with the length of its network's prefix, written `10.9.0.11/24`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct InternalNet {
+    /// The machine's own address.
+    pub ip: Ipv4Addr,
+    /// The prefix length of the network it lies in: 8 to 30.
+    pub prefix_len: u8,
+}
+
+impl InternalNet {
+    /// The network's first address: the address with its host bits cleared.
+    pub fn network(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.ip.to_bits() & (u32::MAX << (32 - u32::from(self.prefix_len))))
+    }
+
+    /// Whether `other` lies in the same network.
+    pub fn holds(self, other: Ipv4Addr) -> bool {
+        InternalNet { ip: other, ..self }.network() == self.network()
+    }
+}
+
+/// Refuses what can't be the address of a machine: loopback, multicast, unspecified, broadcast, link-local.
+pub fn host_address(text: &str, ip: Ipv4Addr) -> Result<Ipv4Addr, Invalid> {
+    if ip.is_loopback() || ip.is_multicast() || ip.is_unspecified() || ip.is_broadcast() || ip.is_link_local() {
+        return Err(Invalid::new(
+            "address",
+            text,
+            "a machine needs a unicast address, not loopback, link-local or multicast",
+        ));
+    }
+    Ok(ip)
+}
+
+impl std::str::FromStr for InternalNet {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let refuse = |why: &str| Invalid::new("internal address", text, why);
+        let (ip, len) =
+            text.split_once('/').ok_or_else(|| refuse("give it with its prefix length, as in 10.9.0.11/24"))?;
+        let ip = ip.parse().map_err(|_| refuse("the part before / is not an IPv4 address"))?;
+        let prefix_len: u8 = len.parse().map_err(|_| refuse("the part after / is not a number"))?;
+        if !(8..=30).contains(&prefix_len) {
+            return Err(refuse("the prefix length must be 8 to 30"));
+        }
+        Ok(Self { ip: host_address(text, ip)?, prefix_len })
+    }
+}
+
+impl std::fmt::Display for InternalNet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.ip, self.prefix_len)
+    }
+}
+
+impl TryFrom<String> for InternalNet {
+    type Error = Invalid;
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        text.parse()
+    }
+}
+
+impl From<InternalNet> for String {
+    fn from(value: InternalNet) -> String {
+        value.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_internal_address_knows_its_network() {
+        let net: InternalNet = "10.9.0.11/24".parse().unwrap();
+        assert_eq!(net.network(), Ipv4Addr::new(10, 9, 0, 0));
+        assert!(net.holds(Ipv4Addr::new(10, 9, 0, 200)));
+        assert!(!net.holds(Ipv4Addr::new(10, 9, 1, 1)));
+        for bad in [
+            "10.9.0.11",
+            "10.9.0.11/7",
+            "10.9.0.11/31",
+            "127.0.0.1/8",
+            "0.0.0.0/8",
+            "x/24",
+            "224.0.0.1/24",
+            "10.9.0.11/24 ",
+        ] {
+            assert!(bad.parse::<InternalNet>().is_err(), "{bad}");
+        }
+    }
+}
