@@ -1,0 +1,179 @@
+//! Apache httpd: what all accounts share, and what one account adds.
+
+use super::{HTTPD_THREADS_PER_CHILD, PHP_SOCKET, Workers, home};
+use crate::directive::HttpdWriter;
+use crate::spec::WebSpec;
+use phalanx_model::account::ACCOUNT_PORT;
+use phalanx_model::{Account, Site};
+use std::fmt::Display;
+
+/// Debian's directory of httpd's modules.
+const MODULES: &str = "/usr/lib/apache2/modules";
+
+/// The modules that every account has: what hosted `.htaccess` files usually need. Those that talk to other machines or run
+/// programs by themselves (`proxy_http`, `cgi`, `include`) are left out.
+const MODULE_NAMES: [&str; 34] = [
+    "mpm_event",
+    "authn_core",
+    "authn_file",
+    "authz_core",
+    "authz_host",
+    "authz_user",
+    "authz_groupfile",
+    "access_compat",
+    "auth_basic",
+    "auth_digest",
+    "actions",
+    "alias",
+    "allowmethods",
+    "asis",
+    "autoindex",
+    "brotli",
+    "deflate",
+    "dir",
+    "env",
+    "expires",
+    "filter",
+    "headers",
+    "mime",
+    "mime_magic",
+    "negotiation",
+    "proxy",
+    "proxy_fcgi",
+    "remoteip",
+    "request",
+    "rewrite",
+    "setenvif",
+    "speling",
+    "substitute",
+    "unique_id",
+];
+
+/// What is compressed on the way out.
+const COMPRESSED_TYPES: [&str; 10] = [
+    "text/html",
+    "text/plain",
+    "text/css",
+    "text/xml",
+    "text/javascript",
+    "application/javascript",
+    "application/json",
+    "application/xml",
+    "application/rss+xml",
+    "image/svg+xml",
+];
+
+/// `httpd-common.conf`: what every account's httpd includes. `spec`'s own directives come last; they count for all virtual hosts.
+pub fn httpd_common(spec: &WebSpec) -> String {
+    let mut w = HttpdWriter::new("Written by Phalanx. What the httpd of every account includes.");
+    w.directive("ServerRoot", &[&"/etc/apache2"]);
+    for module in MODULE_NAMES {
+        w.directive("LoadModule", &[&format!("{module}_module"), &format!("{MODULES}/mod_{module}.so")]);
+    }
+    w.comment("Each httpd has a /tmp of its own.");
+    w.directive("DefaultRuntimeDir", &[&"/tmp"]);
+    w.directive("PidFile", &[&"/tmp/httpd.pid"]);
+    w.directive("Mutex", &[&"pthread"]);
+    w.directive("AcceptFilter", &[&"http", &"none"]);
+    connections(&mut w);
+    w.comment("Files lie on storage that other nodes write to as well: no mapping of what may shrink.");
+    w.directive("EnableMMAP", &[&"Off"]);
+    w.directive("EnableSendfile", &[&"Off"]);
+    w.directive("ServerTokens", &[&"Prod"]);
+    w.directive("ServerSignature", &[&"Off"]);
+    w.directive("TraceEnable", &[&"Off"]);
+    w.directive("UseCanonicalName", &[&"Off"]);
+    w.directive("LogLevel", &[&"warn"]);
+    content(&mut w);
+    w.comment("The client's address and scheme as phalanx-proxy tells them. No one else can connect here.");
+    w.directive("RemoteIPHeader", &[&"X-Forwarded-For"]);
+    w.directive("RemoteIPInternalProxy", &[&"127.0.0.1"]);
+    w.directive("SetEnvIf", &[&"X-Forwarded-Proto", &"^https$", &"HTTPS=on"]);
+    w.section("Directory", &[&"/"], |w| {
+        w.directive("AllowOverride", &[&"None"]);
+        w.directive("Require", &[&"all", &"denied"]);
+    });
+    w.section("FilesMatch", &[&r"^\.ht"], |w| w.directive("Require", &[&"all", &"denied"]));
+    if !spec.httpd_directives.is_empty() {
+        w.comment("The administrator's own, for this cluster.");
+        w.verbatim(&spec.httpd_directives);
+    }
+    w.finish()
+}
+
+/// phalanx-proxy keeps connections for a while and sends many requests on each.
+fn connections(w: &mut HttpdWriter) {
+    w.directive("Timeout", &[&60]);
+    w.directive("ProxyTimeout", &[&300]);
+    w.directive("KeepAlive", &[&"On"]);
+    w.directive("KeepAliveTimeout", &[&65]);
+    w.directive("MaxKeepAliveRequests", &[&0]);
+    w.directive("GracefulShutdownTimeout", &[&8]);
+}
+
+fn content(w: &mut HttpdWriter) {
+    w.directive("TypesConfig", &[&"/etc/mime.types"]);
+    w.directive("MIMEMagicFile", &[&"/etc/apache2/magic"]);
+    w.directive("AddDefaultCharset", &[&"Off"]);
+    w.directive("AddType", &[&"text/javascript", &".mjs"]);
+    w.directive("DirectoryIndex", &[&"index.php", &"index.html", &"index.htm"]);
+    w.directive("IndexOptions", &[&"FancyIndexing", &"HTMLTable", &"NameWidth=*", &"Charset=UTF-8"]);
+    let types: Vec<&dyn Display> =
+        std::iter::once(&"DEFLATE" as &dyn Display).chain(COMPRESSED_TYPES.iter().map(|t| t as &dyn Display)).collect();
+    w.directive("AddOutputFilterByType", &types);
+}
+
+/// One account's `httpd.conf`. `common` is the path of the shared part: [`super::HTTPD_COMMON`], or a staged one that is to be checked.
+///
+/// The error log is standard error, which the unit appends to the account's `logs/error.log`: httpd's checker wants the log's
+/// directory, and outside the account's file system the home is elsewhere.
+pub fn httpd_conf(account: &Account, sites: &[Site], common: &str) -> String {
+    let home = home(&account.name);
+    let mut w = HttpdWriter::new(&format!("Written by Phalanx. The web server of account {}.", account.name));
+    w.directive("Include", &[&common]);
+    workers(&mut w, account);
+    w.directive("Listen", &[&format!("{}:{ACCOUNT_PORT}", account.uid.loopback())]);
+    w.directive("ServerName", &[&format!("{}.account.invalid", account.name)]);
+    w.directive("ErrorLog", &[&"/proc/self/fd/2"]);
+    w.section("Directory", &[&home], |w| {
+        w.directive("AllowOverride", &[&"All"]);
+        w.directive("Options", &[&"FollowSymLinks"]);
+        w.directive("Require", &[&"all", &"granted"]);
+        w.directive("CGIPassAuth", &[&"On"]);
+    });
+    w.section("FilesMatch", &[&r".+\.ph(ar|p|tml)$"], |w| {
+        w.directive("SetHandler", &[&format!("proxy:unix:{PHP_SOCKET}|fcgi://localhost")]);
+    });
+    w.section("Proxy", &[&format!("unix:{PHP_SOCKET}|fcgi://localhost")], |w| {
+        w.directive("ProxySet", &[&"flushpackets=auto", &"retry=0"]);
+    });
+    let any = format!("*:{ACCOUNT_PORT}");
+    w.comment("Who asks for a name that is no site of this account any more.");
+    w.section("VirtualHost", &[&any], |w| {
+        w.directive("ServerName", &[&"unknown.invalid"]);
+        w.directive("Redirect", &[&404, &"/"]);
+    });
+    for site in sites {
+        w.section("VirtualHost", &[&any], |w| virtual_host(w, &home, site));
+    }
+    w.finish()
+}
+
+fn workers(w: &mut HttpdWriter, account: &Account) {
+    let Workers { httpd_children, php_children: _ } = Workers::within(&account.limits);
+    w.directive("StartServers", &[&1]);
+    w.directive("ServerLimit", &[&httpd_children]);
+    w.directive("ThreadLimit", &[&HTTPD_THREADS_PER_CHILD]);
+    w.directive("ThreadsPerChild", &[&HTTPD_THREADS_PER_CHILD]);
+    w.directive("MaxRequestWorkers", &[&(httpd_children * HTTPD_THREADS_PER_CHILD)]);
+    w.directive("MinSpareThreads", &[&1]);
+    w.directive("MaxSpareThreads", &[&(HTTPD_THREADS_PER_CHILD + 1)]);
+}
+
+fn virtual_host(w: &mut HttpdWriter, home: &str, site: &Site) {
+    w.directive("ServerName", &[&site.name]);
+    for alias in &site.aliases {
+        w.directive("ServerAlias", &[alias]);
+    }
+    w.directive("DocumentRoot", &[&format!("{home}/{}", site.document_root)]);
+}

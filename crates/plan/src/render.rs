@@ -1,0 +1,55 @@
+//! Spec → the files of a generation.
+//!
+//! Values reach a file through serde or through the typed writers of [`crate::account`]; nothing foreign is pasted into a text. What
+//! a file is for and who reads it is written in [`crate::steps`].
+
+pub mod exports;
+
+use crate::account;
+use crate::guard_config::GuardConfig;
+use crate::launcher_config::LauncherConfig;
+use crate::proxy_config::{BalancerConfig, ProxyConfig};
+use crate::spec::{NodeSpec, WebSpec, Work};
+use crate::steps::desired::{EXPORTS_FILE, HTTPD_COMMON_FILE, SYSCTL_FILE, TABLE_FILE};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// The files of a generation: name → content.
+pub type Files = BTreeMap<String, String>;
+
+/// The files that `spec` asks for.
+pub fn files(spec: &NodeSpec) -> Files {
+    match &spec.work {
+        Work::Web(web) => web_files(spec, web),
+        Work::Nas(nas) => Files::from([(EXPORTS_FILE.to_owned(), exports::render(&nas.shares))]),
+        Work::Balancer(balancer) => {
+            let sysctls: String = balancer_sysctls().iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+            Files::from([
+                ("balancer.json".to_owned(), json(&BalancerConfig::new(balancer))),
+                (SYSCTL_FILE.to_owned(), sysctls),
+            ])
+        }
+        Work::Mail => Files::new(),
+    }
+}
+
+/// The kernel settings of a balancer: it forwards.
+pub fn balancer_sysctls() -> BTreeMap<String, String> {
+    BTreeMap::from([("net.ipv4.ip_forward".to_owned(), "1".to_owned())])
+}
+
+fn web_files(spec: &NodeSpec, web: &WebSpec) -> Files {
+    Files::from([
+        ("proxy.json".to_owned(), json(&ProxyConfig::new(spec.server.clone(), web))),
+        ("guard.json".to_owned(), json(&GuardConfig::new(web))),
+        ("launcher.json".to_owned(), json(&LauncherConfig::default())),
+        (TABLE_FILE.to_owned(), account::accounts_nft()),
+        (HTTPD_COMMON_FILE.to_owned(), account::httpd_common(web)),
+    ])
+}
+
+fn json(value: &impl Serialize) -> String {
+    let mut text = serde_json::to_string_pretty(value).expect("a configuration is plain data with text keys");
+    text.push('\n');
+    text
+}

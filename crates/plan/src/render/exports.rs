@@ -1,0 +1,29 @@
+//! A NAS's exports (exports(5)).
+
+use crate::spec::KeptShare;
+use std::fmt::Write;
+
+/// Each share for exactly the nodes that may mount it. An unexpected client finds nothing.
+///
+/// `sync`: what the server acknowledged is on disk. `no_root_squash` is not given: only the NAS's own agent acts as root on homes.
+/// A path and an address hold no character that exports(5) treats specially, by their types.
+pub fn render(shares: &[KeptShare]) -> String {
+    let mut text =
+        String::from("# Made by Phalanx from the shares of this nas cluster. Changes by hand are taken back.\n");
+    for share in shares.iter().filter(|share| !share.nfs_clients.is_empty()) {
+        let KeptShare { share: name, marker, path, nfs_clients } = share;
+        let (number, path) = (fsid(marker.as_str()), path.as_str());
+        let _ = write!(text, "# share {name}\n\"{path}\"");
+        for client in nfs_clients {
+            let _ = write!(text, " {client}(rw,sync,no_subtree_check,root_squash,sec=sys,fsid={number})");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// The file system's identity for clients, from the share's marker: it stays when the device's number changes at a reboot.
+fn fsid(marker: &str) -> String {
+    let parts = [(0, 8), (8, 12), (12, 16), (16, 20), (20, 32)].map(|(from, to)| &marker[from..to]);
+    parts.join("-")
+}

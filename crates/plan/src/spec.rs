@@ -1,0 +1,275 @@
+//! What each node should be: the small part of its desired state, made from the fleet.
+
+use phalanx_model::cluster::{ClusterKind, Role};
+use phalanx_model::server::InternalNet;
+use phalanx_model::share::{Marker, SharePath};
+use phalanx_model::{Fleet, Name, Share, ShareKind};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+/// The ports that Phalanx itself listens on.
+pub mod port {
+    /// The panel's, for masters: mTLS, the protocol of [`crate::session`].
+    pub const PANEL: u16 = 7400;
+    /// An agent's, for its slaves: mTLS, the same protocol. Joining machines come here too.
+    pub const AGENT: u16 = 7401;
+    /// An agent's load score for balancers: HAProxy's agent-check line.
+    pub const SCORE: u16 = 7402;
+    /// The panel's API and pages.
+    pub const API: u16 = 8080;
+}
+
+/// A cluster's desired state as its master gets it: a spec for each node. A slave gets it reduced to its own node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterSpec {
+    /// The cluster's name.
+    pub cluster: Name,
+    /// The server that is master.
+    pub master: Name,
+    /// A spec for each node, the master included.
+    pub nodes: BTreeMap<Name, NodeSpec>,
+}
+
+impl ClusterSpec {
+    /// What the master hands on to `server`: the same cluster with that node alone.
+    pub fn for_slave(&self, server: &Name) -> Option<ClusterSpec> {
+        let node = self.nodes.get(server)?.clone();
+        Some(ClusterSpec { nodes: BTreeMap::from([(server.clone(), node)]), ..self.clone() })
+    }
+}
+
+/// The small part of one node's desired state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSpec {
+    /// The server.
+    pub server: Name,
+    /// Master or slave.
+    pub role: Role,
+    /// Its main internal address.
+    pub address: InternalNet,
+    /// Addresses of the fleet's other machines, by name: who may be expected to talk to this one.
+    pub peers: BTreeMap<Name, Ipv4Addr>,
+    /// What it does.
+    pub work: Work,
+}
+
+/// What a node does, by the kind of its cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Work {
+    /// Serves web sites.
+    Web(WebSpec),
+    /// Keeps shares.
+    Nas(NasSpec),
+    /// Takes external addresses.
+    Balancer(BalancerSpec),
+    /// Serves mail: nothing is set up on it yet.
+    Mail,
+}
+
+/// A web node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WebSpec {
+    /// The share with its sites' content.
+    pub share: Option<MountSpec>,
+    /// Where phalanx-proxy listens, for HTTP.
+    pub listen: BTreeSet<SocketAddrV4>,
+    /// Internal addresses beside the main one that this node must have.
+    pub extra_addresses: BTreeSet<InternalNet>,
+    /// Replies from these addresses go through this balancer address, so that the client's own address can be kept.
+    pub reply_routes: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    /// The addresses of balancers: whose X-Forwarded-For is believed, and who asks for health.
+    pub balancers: BTreeSet<Ipv4Addr>,
+    /// Directives put at the end of every account's httpd configuration.
+    pub httpd_directives: Vec<String>,
+}
+
+/// A share as a node mounts it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountSpec {
+    /// The share's name.
+    pub share: Name,
+    /// What its marker file must hold.
+    pub marker: Marker,
+    /// Where from.
+    pub source: MountSource,
+    /// Whether this node's agent makes the homes in it (no nas cluster does).
+    pub keeps_homes: bool,
+}
+
+/// Where a share is mounted from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MountSource {
+    /// A directory of this machine, bind-mounted.
+    Local(SharePath),
+    /// NFS 4.2 from the nas cluster's master.
+    Nfs {
+        /// The master's address.
+        server: Ipv4Addr,
+        /// The exported path.
+        path: SharePath,
+    },
+}
+
+/// A node of a nas cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NasSpec {
+    /// The shares it keeps.
+    pub shares: Vec<KeptShare>,
+}
+
+/// A share on the machine that keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptShare {
+    /// The share's name.
+    pub share: Name,
+    /// What tells it from others.
+    pub marker: Marker,
+    /// Where it lies.
+    pub path: SharePath,
+    /// The nodes that may mount it over NFS; none for a `local` share.
+    pub nfs_clients: BTreeSet<Ipv4Addr>,
+}
+
+/// A node of a balancer cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BalancerSpec {
+    /// What it balances, by external address.
+    pub services: Vec<ServiceSpec>,
+    /// The internal networks: from there to an external address, the source is masqueraded (hairpin).
+    pub internal_networks: BTreeSet<InternalNet>,
+}
+
+/// One external address and port and the nodes behind it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceSpec {
+    /// What the world connects to.
+    pub external: SocketAddrV4,
+    /// The cluster that serves it.
+    pub cluster: Name,
+    /// The nodes.
+    pub backends: Vec<BackendSpec>,
+}
+
+/// One node behind an external address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendSpec {
+    /// The node.
+    pub server: Name,
+    /// Its internal address and port for this service; HTTP health is asked here.
+    pub target: SocketAddrV4,
+    /// Where its agent serves the load score.
+    pub score: SocketAddrV4,
+    /// Its weight, 1 to 100.
+    pub weight: u8,
+    /// Whether it takes no new connections.
+    pub drained: bool,
+}
+
+/// What every node of `cluster` should be.
+///
+/// Returns nothing where the fleet has no such cluster.
+pub fn cluster_spec(fleet: &Fleet, cluster: &Name) -> Option<ClusterSpec> {
+    let found = fleet.clusters.get(cluster)?;
+    let peers: BTreeMap<Name, Ipv4Addr> = fleet.servers.values().map(|s| (s.name.clone(), s.address.ip)).collect();
+    let nodes = found.nodes().map(|(server, role, _)| {
+        let address = fleet.servers[server].address;
+        let mut peers = peers.clone();
+        peers.remove(server);
+        let work = match found.kind {
+            ClusterKind::Web => Work::Web(web_spec(fleet, found, server, role)),
+            ClusterKind::Nas => Work::Nas(nas_spec(fleet, cluster)),
+            ClusterKind::Balancer => Work::Balancer(balancer_spec(fleet, cluster)),
+            ClusterKind::Mail => Work::Mail,
+        };
+        (server.clone(), NodeSpec { server: server.clone(), role, address, peers, work })
+    });
+    Some(ClusterSpec { cluster: cluster.clone(), master: found.master.clone(), nodes: nodes.collect() })
+}
+
+/// The clusters whose rows an account of `cluster` belongs to: the cluster itself and the nas that keeps its share.
+pub fn directory_audience(fleet: &Fleet, cluster: &Name) -> Vec<Name> {
+    let nas = (fleet.clusters.get(cluster))
+        .and_then(|c| c.share.as_ref())
+        .and_then(|s| fleet.shares.get(s))
+        .and_then(|s| s.nas.clone());
+    std::iter::once(cluster.clone()).chain(nas).collect()
+}
+
+fn web_spec(fleet: &Fleet, cluster: &phalanx_model::Cluster, server: &Name, role: Role) -> WebSpec {
+    let main = fleet.servers[server].address;
+    let mut spec = WebSpec {
+        share: cluster
+            .share
+            .as_ref()
+            .and_then(|name| fleet.shares.get(name))
+            .map(|share| mount_spec(fleet, share, role)),
+        listen: BTreeSet::new(),
+        extra_addresses: BTreeSet::new(),
+        reply_routes: BTreeMap::new(),
+        balancers: BTreeSet::new(),
+        httpd_directives: cluster.httpd_directives.clone(),
+    };
+    for address in fleet.addresses.values().filter(|a| a.cluster == cluster.name) {
+        let ip = address.internal.get(server).copied().unwrap_or(main.ip);
+        spec.listen.insert(SocketAddrV4::new(ip, address.port));
+        if ip != main.ip {
+            spec.extra_addresses.insert(InternalNet { ip, ..main });
+        }
+        let balancer = &fleet.clusters[&address.balancer];
+        spec.reply_routes.insert(ip, fleet.servers[&balancer.master].address.ip);
+        spec.balancers.extend(balancer.nodes().map(|(node, _, _)| fleet.servers[node].address.ip));
+    }
+    if spec.listen.is_empty() {
+        spec.listen.insert(SocketAddrV4::new(main.ip, 80));
+    }
+    spec
+}
+
+fn mount_spec(fleet: &Fleet, share: &Share, role: Role) -> MountSpec {
+    let source = match (&share.kind, &share.nas) {
+        (ShareKind::NfsManaged, Some(nas)) => {
+            let master = &fleet.clusters[nas].master;
+            MountSource::Nfs { server: fleet.servers[master].address.ip, path: share.path.clone() }
+        }
+        _ => MountSource::Local(share.path.clone()),
+    };
+    let keeps_homes = share.nas.is_none() && role == Role::Master;
+    MountSpec { share: share.name.clone(), marker: share.marker.clone(), source, keeps_homes }
+}
+
+fn nas_spec(fleet: &Fleet, nas: &Name) -> NasSpec {
+    let kept = fleet.shares.values().filter(|share| share.nas.as_ref() == Some(nas)).map(|share| {
+        let clients = fleet.clusters.values().filter(|c| c.share.as_ref() == Some(&share.name));
+        let nfs_clients = match share.kind {
+            ShareKind::Local => BTreeSet::new(),
+            ShareKind::NfsManaged => {
+                clients.flat_map(|c| c.nodes()).map(|(node, _, _)| fleet.servers[node].address.ip).collect()
+            }
+        };
+        KeptShare { share: share.name.clone(), marker: share.marker.clone(), path: share.path.clone(), nfs_clients }
+    });
+    NasSpec { shares: kept.collect() }
+}
+
+fn balancer_spec(fleet: &Fleet, balancer: &Name) -> BalancerSpec {
+    let services = fleet.addresses.values().filter(|a| a.balancer == *balancer).map(|address| {
+        let cluster = &fleet.clusters[&address.cluster];
+        let backends = cluster.nodes().map(|(server, _, settings)| {
+            let main = fleet.servers[server].address.ip;
+            let ip = address.internal.get(server).copied().unwrap_or(main);
+            BackendSpec {
+                server: server.clone(),
+                target: SocketAddrV4::new(ip, address.port),
+                score: SocketAddrV4::new(main, port::SCORE),
+                weight: settings.weight,
+                drained: settings.drained,
+            }
+        });
+        ServiceSpec { external: address.external, cluster: cluster.name.clone(), backends: backends.collect() }
+    });
+    let networks = fleet.servers.values().map(|s| InternalNet { ip: s.address.network(), ..s.address });
+    BalancerSpec { services: services.collect(), internal_networks: networks.collect() }
+}

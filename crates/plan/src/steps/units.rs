@@ -1,0 +1,154 @@
+//! Units, and everything else that reads live files: who starts, who reads again, who stops.
+
+use super::desired::{EXPORTS_FILE, HTTPD_COMMON_FILE, TABLE_FILE};
+use super::generations::{Target, digest_of};
+use super::marks::Reader;
+use super::{Desired, Marks, Observed, Plan, Step, diff};
+use serde::{Deserialize, Serialize};
+
+/// A unit that a node may need, in the order in which they start; they stop in the opposite order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unit {
+    /// The kernel's NFS server, Debian's own unit: never stopped, since others may use it too.
+    NfsServer,
+    /// Wakes accounts and ends idle ones.
+    Launcher,
+    /// Looks after the share.
+    Guard,
+    /// The node's proxy.
+    Proxy,
+    /// The balancer's proxy.
+    Balancer,
+}
+
+impl Unit {
+    /// All units.
+    pub const ALL: [Unit; 5] = [Self::NfsServer, Self::Launcher, Self::Guard, Self::Proxy, Self::Balancer];
+
+    /// The unit's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NfsServer => "nfs-server.service",
+            Self::Launcher => "phalanx-launcher.service",
+            Self::Guard => "phalanx-guard.service",
+            Self::Proxy => "phalanx-proxy.service",
+            Self::Balancer => "phalanx-balancer.service",
+        }
+    }
+
+    /// The live files that it reads.
+    pub fn files(self) -> &'static [&'static str] {
+        match self {
+            Self::NfsServer => &[EXPORTS_FILE],
+            Self::Launcher => &["launcher.json"],
+            Self::Guard => &["guard.json"],
+            Self::Proxy => &["proxy.json"],
+            Self::Balancer => &["balancer.json"],
+        }
+    }
+
+    /// Whether it is ours to stop.
+    fn is_ours(self) -> bool {
+        self != Self::NfsServer
+    }
+}
+
+/// Plans starts, reloads and stops, given what will be live.
+pub(super) fn plan_units(
+    desired: &Desired,
+    observed: &Observed,
+    marks: &Marks,
+    target: Option<&Target>,
+    plan: &mut Plan,
+) {
+    if let Some(target) = target {
+        plan_links(desired, observed, plan);
+        plan_table(target, observed, marks, plan);
+        plan_reload_accounts(target, marks, plan);
+        for unit in &desired.units {
+            plan_unit(*unit, target, observed, marks, plan);
+        }
+        plan_exports(target, observed, marks, plan);
+    }
+    plan_stops(desired, observed, marks, plan);
+}
+
+fn plan_links(desired: &Desired, observed: &Observed, plan: &mut Plan) {
+    for (at, to) in &desired.links {
+        if observed.links.get(at) != Some(to) {
+            plan.step(Step::Link { at: at.clone(), to: to.clone() });
+            plan.drifted(format!("the link {at} was changed"), format!("-{at} -> {to}\n"));
+        }
+    }
+}
+
+fn plan_table(target: &Target, observed: &Observed, marks: &Marks, plan: &mut Plan) {
+    if !target.files.contains_key(TABLE_FILE) {
+        return;
+    }
+    let digest = digest_of(&target.files, &[TABLE_FILE]);
+    let is_as_loaded = observed.table.is_some() && observed.table == marks.table;
+    if marks.has_read(Reader::Table, &digest) && is_as_loaded {
+        return;
+    }
+    plan.step(Step::LoadTable { digest });
+    let (was, is) = (marks.table.as_deref().unwrap_or(""), observed.table.as_deref().unwrap_or(""));
+    plan.drifted("the accounts' nftables table was changed by hand", diff::lines(was, is));
+}
+
+fn plan_reload_accounts(target: &Target, marks: &Marks, plan: &mut Plan) {
+    if !target.files.contains_key(HTTPD_COMMON_FILE) {
+        return;
+    }
+    let digest = digest_of(&target.files, &[HTTPD_COMMON_FILE]);
+    if !marks.has_read(Reader::Accounts, &digest) {
+        plan.step(Step::ReloadAccounts { digest });
+    }
+}
+
+fn plan_unit(unit: Unit, target: &Target, observed: &Observed, marks: &Marks, plan: &mut Plan) {
+    let seen = observed.units.get(&unit).copied().unwrap_or_default();
+    let digest = digest_of(&target.files, unit.files());
+    if !(seen.active && seen.enabled) {
+        plan.step(Step::Start { unit, digest });
+        let (active, enabled) = (seen.active, seen.enabled);
+        plan.drifted(
+            format!("the unit {} was stopped or disabled", unit.name()),
+            format!("-active: true, enabled: true\n+active: {active}, enabled: {enabled}\n"),
+        );
+    } else if unit != Unit::NfsServer && !marks.has_read(unit.reader(), &digest) {
+        plan.step(Step::Reload { unit, digest });
+    }
+}
+
+fn plan_exports(target: &Target, observed: &Observed, marks: &Marks, plan: &mut Plan) {
+    if !observed.units.get(&Unit::NfsServer).is_some_and(|seen| seen.active) || !target.files.contains_key(EXPORTS_FILE)
+    {
+        return;
+    }
+    let digest = digest_of(&target.files, &[EXPORTS_FILE]);
+    if !marks.has_read(Reader::Exports, &digest) {
+        plan.step(Step::Export { digest });
+    }
+}
+
+fn plan_stops(desired: &Desired, observed: &Observed, marks: &Marks, plan: &mut Plan) {
+    for unit in Unit::ALL.into_iter().rev().filter(|unit| unit.is_ours() && !desired.units.contains(unit)) {
+        if observed.units.get(&unit).is_some_and(|seen| seen.active || seen.enabled) {
+            plan.step(Step::Stop { unit });
+        }
+    }
+    if !desired.units.contains(&Unit::Launcher) && observed.accounts_awake > 0 {
+        plan.step(Step::EndAccounts);
+    }
+    for at in observed.links.keys().filter(|at| !desired.links.contains_key(*at)) {
+        plan.step(Step::Unlink { at: at.clone() });
+    }
+    if !desired.files.contains_key(EXPORTS_FILE) && marks.loaded.contains_key(&Reader::Exports) {
+        plan.step(Step::Unexport);
+    }
+    if !desired.files.contains_key(TABLE_FILE) && observed.table.is_some() {
+        plan.step(Step::RemoveTable);
+    }
+}
