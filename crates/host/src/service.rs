@@ -1,0 +1,116 @@
+//! Units of systemd, through systemctl(1).
+
+use crate::command::{self, CommandError, LIMIT};
+use phalanx_model::Uid;
+use phalanx_plan::steps::observed::SeenUnit;
+use phalanx_plan::steps::units::Unit;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Starting a daemon that waits for its share may take a while.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// Ending one that finishes what it has begun may, too.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// Sees which of our units are active and enabled; a unit that systemd does not know is neither.
+///
+/// # Errors
+/// systemd does not answer.
+pub async fn observe() -> Result<BTreeMap<Unit, SeenUnit>, CommandError> {
+    let mut args = vec!["show", "--property=Id,ActiveState,UnitFileState"];
+    args.extend(Unit::ALL.map(Unit::name));
+    let text = command::succeed("systemctl", &args, LIMIT).await?;
+    let mut seen = BTreeMap::new();
+    for block in text.split("\n\n") {
+        let value = |key: &str| block.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        let Some(unit) = Unit::ALL.into_iter().find(|unit| Some(unit.name()) == value("Id")) else { continue };
+        let active = matches!(value("ActiveState"), Some("active" | "reloading"));
+        // A unit without an [Install] section needs no enabling.
+        let enabled = matches!(value("UnitFileState"), Some("enabled" | "static" | "enabled-runtime" | "alias"));
+        seen.insert(unit, SeenUnit { active, enabled });
+    }
+    Ok(seen)
+}
+
+/// Starts a unit now and at each boot. One that failed too often before is given another chance.
+///
+/// # Errors
+/// systemd's words.
+pub async fn start(unit: Unit) -> Result<(), CommandError> {
+    let reset = command::run("systemctl", &["reset-failed", unit.name()], LIMIT).await?;
+    tracing::trace!(status = %reset.status, "reset-failed");
+    let is_static = unit == Unit::NfsServer;
+    command::succeed("systemctl", &["enable", "--quiet", unit.name()], LIMIT)
+        .await
+        .map(drop)
+        .or_else(|error| if is_static { Ok(()) } else { Err(error) })?;
+    command::succeed("systemctl", &["start", unit.name()], START_LIMIT).await.map(drop)
+}
+
+/// Has a unit read its files again.
+///
+/// # Errors
+/// systemd's words.
+pub async fn reload(unit: Unit) -> Result<(), CommandError> {
+    command::succeed("systemctl", &["reload", unit.name()], LIMIT).await.map(drop)
+}
+
+/// Stops a unit now and for good.
+///
+/// # Errors
+/// systemd's words.
+pub async fn stop(unit: Unit) -> Result<(), CommandError> {
+    command::succeed("systemctl", &["disable", "--quiet", "--now", unit.name()], STOP_LIMIT).await.map(drop)
+}
+
+/// The accounts whose httpd runs.
+///
+/// # Errors
+/// systemd does not answer.
+pub async fn accounts_awake() -> Result<Vec<Uid>, CommandError> {
+    let args = ["list-units", "--plain", "--no-legend", "--full", "--state=active", "phalanx-httpd@*.service"];
+    let text = command::succeed("systemctl", &args, LIMIT).await?;
+    let uid = |line: &str| {
+        let unit = line.split_whitespace().next()?;
+        let number: u32 = unit.strip_prefix("phalanx-httpd@")?.strip_suffix(".service")?.parse().ok()?;
+        Uid::try_from(number).ok()
+    };
+    Ok(text.lines().filter_map(uid).collect())
+}
+
+/// Whether the unit is active; asked for one account's daemons.
+///
+/// # Errors
+/// systemd does not answer.
+pub async fn is_active(unit: &str) -> Result<bool, CommandError> {
+    Ok(command::run("systemctl", &["is-active", "--quiet", unit], LIMIT).await?.status.success())
+}
+
+/// Has the httpd and the PHP of one account that is awake read their files again. The other accounts are not touched.
+///
+/// # Errors
+/// systemd's words.
+pub async fn reload_account(uid: Uid) -> Result<(), CommandError> {
+    let (httpd, php) = (format!("phalanx-httpd@{uid}.service"), format!("phalanx-php@{uid}.service"));
+    command::succeed("systemctl", &["try-reload-or-restart", &httpd, &php], START_LIMIT).await.map(drop)
+}
+
+/// Ends all that runs for one account.
+///
+/// # Errors
+/// systemd's words.
+pub async fn end_account(uid: Uid) -> Result<(), CommandError> {
+    let (httpd, php) = (format!("phalanx-httpd@{uid}.service"), format!("phalanx-php@{uid}.service"));
+    let (socket, slice) = (format!("phalanx-php@{uid}.socket"), format!("phalanx-account-{uid}.slice"));
+    command::succeed("systemctl", &["stop", &httpd, &socket, &php, &slice], STOP_LIMIT).await.map(drop)
+}
+
+/// Ends all that runs for all accounts.
+///
+/// # Errors
+/// systemd's words.
+pub async fn end_all_accounts() -> Result<(), CommandError> {
+    let units =
+        ["stop", "phalanx-httpd@*.service", "phalanx-php@*.socket", "phalanx-php@*.service", "phalanx-account-*.slice"];
+    command::succeed("systemctl", &units, STOP_LIMIT).await.map(drop)
+}
