@@ -85,7 +85,8 @@ pub struct Ended {
 pub async fn run<S: AsRef<OsStr>>(program: &str, args: &[S], limit: Duration) -> Result<Ended, CommandError> {
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    command.env("LC_ALL", "C.UTF-8");
+    // What a program tells systemd in our name would be taken for ours.
+    command.env("LC_ALL", "C.UTF-8").env_remove("NOTIFY_SOCKET");
     let mut child = command.spawn().map_err(|source| CommandError::Start { program: program.to_owned(), source })?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let all = async { tokio::join!(read(stdout), read(stderr), child.wait()) };

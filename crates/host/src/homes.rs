@@ -7,6 +7,7 @@
 use crate::atomic::{self, Access, FileError, failed};
 use phalanx_model::share::{HOMES, MARKER_FILE};
 use phalanx_model::{Name, Uid};
+use phalanx_plan::guard_config::PROBE_DIRECTORY;
 use phalanx_plan::spec::KeptShare;
 use phalanx_plan::steps::observed::SeenShare;
 use rustix::fd::{AsFd, OwnedFd};
@@ -62,7 +63,10 @@ pub fn keep_share(share: &KeptShare) -> Result<(), FileError> {
     let root = Path::new(share.path.as_str());
     let removed = root.join(HOMES).join(REMOVED);
     std::fs::create_dir_all(&removed).map_err(failed(&removed, "making the directory"))?;
-    for (directory, mode) in [(root.to_owned(), 0o755), (root.join(HOMES), 0o755), (removed, 0o700)] {
+    // Guards of nodes write there, as nobody where the server squashes root.
+    let probes = root.join(PROBE_DIRECTORY);
+    std::fs::create_dir_all(&probes).map_err(failed(&probes, "making the directory"))?;
+    for (directory, mode) in [(root.to_owned(), 0o755), (root.join(HOMES), 0o755), (removed, 0o700), (probes, 0o1777)] {
         let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
         std::fs::set_permissions(&directory, permissions).map_err(failed(&directory, "setting the mode"))?;
     }

@@ -4,6 +4,8 @@
 //! a file is for and who reads it is written in [`crate::steps`].
 
 pub mod exports;
+#[cfg(test)]
+mod tests;
 
 use crate::account;
 use crate::guard_config::GuardConfig;

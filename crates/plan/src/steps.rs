@@ -17,6 +17,8 @@ pub mod marks;
 pub mod network;
 pub mod observed;
 pub mod shares;
+#[cfg(test)]
+mod tests;
 pub mod units;
 
 pub use desired::Desired;
@@ -149,6 +151,9 @@ pub enum Step {
         generation: u64,
         /// How.
         by: Proof,
+        /// The last good generation, which takes its place again if it does not work. Without one there is nothing to go back to, and
+        /// the proof is asked for again.
+        back_to: Option<u64>,
     },
     /// Stop a unit and have it no longer started at boot.
     Stop {

@@ -65,7 +65,8 @@ pub(super) fn plan_generation(
     if marks.verified != Some(target.generation)
         && let Some(proof) = &desired.proof
     {
-        plan.step(Step::Verify { generation: target.generation, by: proof.clone() });
+        let back_to = marks.verified.filter(|last| observed.generations.get(last).is_some_and(|seen| seen.intact));
+        plan.step(Step::Verify { generation: target.generation, by: proof.clone(), back_to });
     }
     plan_removal(observed, marks, target.generation, plan);
     Some(target)

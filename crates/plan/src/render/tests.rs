@@ -1,0 +1,64 @@
+use super::*;
+use crate::spec::{KeptShare, NasSpec};
+use expect_test::expect;
+use phalanx_model::cluster::Role;
+use phalanx_model::share::Marker;
+
+fn node(work: Work) -> NodeSpec {
+    NodeSpec {
+        server: "nas1".parse().expect("a name"),
+        role: Role::Master,
+        address: "10.9.0.31/24".parse().expect("an address"),
+        peers: BTreeMap::new(),
+        work,
+    }
+}
+
+#[test]
+fn a_nas_exports_to_its_clients_alone() {
+    let share = |name: &str, clients: &[&str]| KeptShare {
+        share: name.parse().expect("a name"),
+        marker: Marker::from_bits(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef),
+        path: format!("/srv/nas/{name}").parse().expect("a path"),
+        nfs_clients: clients.iter().map(|client| client.parse().expect("an address")).collect(),
+    };
+    let work = Work::Nas(NasSpec { shares: vec![share("web", &["10.9.0.11", "10.9.0.12"]), share("here", &[])] });
+    expect![[r##"
+        # Made by Phalanx from the shares of this nas cluster. Changes by hand are taken back.
+        # share web
+        "/srv/nas/web" 10.9.0.11(rw,sync,no_subtree_check,root_squash,sec=sys,fsid=01234567-89ab-cdef-0123-456789abcdef) 10.9.0.12(rw,sync,no_subtree_check,root_squash,sec=sys,fsid=01234567-89ab-cdef-0123-456789abcdef)
+    "##]]
+    .assert_eq(&files(&node(work))["exports"]);
+}
+
+#[test]
+fn a_web_node_has_all_that_its_daemons_read() {
+    let web = WebSpec {
+        share: None,
+        listen: std::collections::BTreeSet::from(["10.9.0.11:80".parse().expect("a place")]),
+        extra_addresses: Default::default(),
+        reply_routes: Default::default(),
+        balancers: Default::default(),
+        httpd_directives: vec![],
+    };
+    let files = files(&node(Work::Web(web)));
+    let names: Vec<&str> = files.keys().map(String::as_str).collect();
+    assert_eq!(names, ["accounts.nft", "guard.json", "httpd-common.conf", "launcher.json", "proxy.json"]);
+    let proxy: ProxyConfig = serde_json::from_str(&files["proxy.json"]).expect("what was written can be read");
+    assert_eq!(proxy.problems(), Vec::<String>::new());
+    expect![[r#"
+        {
+          "shares": []
+        }
+    "#]]
+    .assert_eq(&files["guard.json"]);
+}
+
+#[test]
+fn a_balancer_forwards() {
+    let work = Work::Balancer(crate::spec::BalancerSpec { services: vec![], internal_networks: Default::default() });
+    expect![[r#"
+        net.ipv4.ip_forward = 1
+    "#]]
+    .assert_eq(&files(&node(work))["sysctl.conf"]);
+}
