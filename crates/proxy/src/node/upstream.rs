@@ -1,0 +1,139 @@
+//! Connections to accounts' httpds: kept ones, new ones, and waking an account that sleeps.
+
+use super::launcher::{Launcher, WakeError};
+use phalanx_model::Uid;
+use phalanx_model::account::ACCOUNT_PORT;
+use phalanx_plan::proxy_config::ProxyLimits;
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// Kept connections of all accounts together.
+const KEPT_MAX: usize = 2_048;
+/// The first pause between two attempts to connect; each next one is twice as long, up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+/// How often a launcher that says "later", or is not there, is asked again, and after what pause.
+const WAKES_MAX: u32 = 3;
+const WAKE_PAUSE: Duration = Duration::from_millis(300);
+
+/// Why an account's httpd can't be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// It sleeps and can't be woken.
+    #[error(transparent)]
+    Wake(#[from] WakeError),
+    /// It did not accept a connection in time.
+    #[error("no connection to it within {0} ms: {1}")]
+    TimedOut(u64, String),
+    /// The proxy itself can't make connections.
+    #[error("no connection to it can be made")]
+    Local(#[source] io::Error),
+}
+
+/// Keeps idle connections, a few per account and for a few seconds.
+#[derive(Debug, Default)]
+pub struct Pool(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    count: usize,
+    by_account: HashMap<Uid, Vec<(Instant, TcpStream)>>,
+}
+
+impl Pool {
+    /// A kept connection that is still good. One that has something to read is not: nothing was asked on it.
+    pub fn take(&self, uid: Uid, limits: &ProxyLimits) -> Option<TcpStream> {
+        loop {
+            let (kept_at, stream) = {
+                let mut kept = self.lock();
+                let newest = kept.by_account.get_mut(&uid)?.pop()?;
+                kept.count -= 1;
+                newest
+            };
+            let fresh = kept_at.elapsed() < Duration::from_millis(limits.idle_upstream_ms);
+            let silent = matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+            if fresh && silent {
+                return Some(stream);
+            }
+        }
+    }
+
+    /// Keeps a connection whose last response is complete, where there is room.
+    pub fn keep(&self, uid: Uid, stream: TcpStream, limits: &ProxyLimits) {
+        let mut kept = self.lock();
+        let Kept { count, by_account } = &mut *kept;
+        if *count >= KEPT_MAX || limits.idle_upstreams_per_account_max == 0 {
+            return;
+        }
+        let streams = by_account.entry(uid).or_default();
+        if streams.len() < limits.idle_upstreams_per_account_max {
+            streams.push((Instant::now(), stream));
+            *count += 1;
+        }
+    }
+
+    /// Closes what was kept for too long.
+    pub fn sweep(&self, limits: &ProxyLimits) {
+        let lifetime = Duration::from_millis(limits.idle_upstream_ms);
+        let mut kept = self.lock();
+        kept.by_account.retain(|_, streams| {
+            streams.retain(|(kept_at, _)| kept_at.elapsed() < lifetime);
+            !streams.is_empty()
+        });
+        kept.count = kept.by_account.values().map(Vec::len).sum();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        // Every operation leaves it whole but for the count, which the next sweep mends.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Connects to an account's httpd, waking the account once where it does not accept.
+///
+/// # Errors
+/// See [`UpstreamError`].
+pub async fn connect(uid: Uid, launcher: &Launcher, limits: &ProxyLimits) -> Result<TcpStream, UpstreamError> {
+    let address = SocketAddr::from((uid.loopback(), ACCOUNT_PORT));
+    let deadline = Instant::now() + Duration::from_millis(limits.wake_timeout_ms);
+    let too_late = |why: &str| UpstreamError::TimedOut(limits.wake_timeout_ms, why.to_owned());
+    let mut pause = PAUSE_MIN;
+    let mut woken = false;
+    loop {
+        let refusal = match timeout_at(deadline, TcpStream::connect(address)).await {
+            Err(_) => return Err(too_late("it does not answer")),
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true).map_err(UpstreamError::Local)?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => error,
+            Ok(Err(error)) => return Err(UpstreamError::Local(error)),
+        };
+        if !woken {
+            timeout_at(deadline, wake(uid, launcher)).await.map_err(|_| too_late("the launcher does not answer"))??;
+            woken = true;
+            continue;
+        }
+        if Instant::now() + pause > deadline {
+            return Err(too_late(&refusal.to_string()));
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+async fn wake(uid: Uid, launcher: &Launcher) -> Result<(), WakeError> {
+    let mut tries = 1;
+    loop {
+        match launcher.wake(uid).await {
+            Err(error) if error.is_passing() && tries < WAKES_MAX => sleep(WAKE_PAUSE).await,
+            result => return result,
+        }
+        tries += 1;
+    }
+}
