@@ -1,0 +1,256 @@
+//! What is derived from the directory for each account: its configuration on a web node, its home where the share is kept.
+//!
+//! A file is compared before it is written; an account whose files do not change is not touched, and neither is any process but the
+//! changed account's own. The configuration of an account that is awake is checked by httpd itself before it takes the old one's
+//! place; one that is refused stays aside, and the account goes on with what it has.
+
+use crate::events::Events;
+use crate::paths::Paths;
+use anyhow::Context;
+use phalanx_host::atomic::{self, Access, failed};
+use phalanx_host::command::{self, CommandError, LIMIT};
+use phalanx_host::directory::Reader;
+use phalanx_host::homes::{self, HomeError};
+use phalanx_host::{facts, service};
+use phalanx_model::{Account, Name, Site, Uid};
+use phalanx_plan::account::{HTTPD_COMMON, HTTPD_CONF, PHP_FPM_CONF, httpd_conf, php_fpm_conf};
+use phalanx_plan::report::Severity;
+use phalanx_plan::spec::{NodeSpec, Work as NodeWork};
+use phalanx_plan::steps::{Desired, diff};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::runtime::Handle;
+
+/// The keeper of derived files.
+pub struct Accounts {
+    root: PathBuf,
+    /// Where commands run.
+    pub runtime: Handle,
+    events: Arc<Events>,
+    problems: BTreeMap<Name, String>,
+}
+
+impl Accounts {
+    /// Nothing is derived yet.
+    pub fn new(paths: &Paths, runtime: Handle, events: Arc<Events>) -> Self {
+        Self { root: paths.accounts(), runtime, events, problems: BTreeMap::new() }
+    }
+
+    /// What could not be derived, in words for a person.
+    pub fn problems(&self, at_most: usize) -> Vec<String> {
+        self.problems.iter().take(at_most).map(|(account, why)| format!("account {account}: {why}")).collect()
+    }
+
+    /// Begins a piece of work on a node that shall be as `spec` says.
+    pub fn begin<'a>(&'a mut self, spec: Option<&'a NodeSpec>, reader: &'a Reader) -> Work<'a> {
+        let share_roots = Desired::of(spec).kept_shares.into_iter().map(|kept| (kept.share, kept.path.as_str().into()));
+        Work { share_roots: share_roots.collect(), accounts: self, spec, reader, awake: None, wrote: false }
+    }
+}
+
+/// A piece of work: a page of accounts.
+pub struct Work<'a> {
+    accounts: &'a mut Accounts,
+    spec: Option<&'a NodeSpec>,
+    reader: &'a Reader,
+    share_roots: BTreeMap<Name, PathBuf>,
+    awake: Option<BTreeSet<Uid>>,
+    wrote: bool,
+}
+
+impl Work<'_> {
+    /// Makes what is derived for one account as the directory wants it. `uid` is what the account has or had.
+    ///
+    /// # Errors
+    /// The directory can't be read. What stands in one account's way is kept as its problem, so that others go on.
+    pub fn derive(&mut self, name: &Name, uid: Uid) -> anyhow::Result<()> {
+        let done = match self.reader.account_named(name)? {
+            Some((account, share)) => {
+                let sites = self.reader.sites(name)?;
+                let stale = if account.uid == uid { Ok(()) } else { self.remove(name, uid) };
+                stale.and_then(|()| self.keep(&account, &share, &sites))
+            }
+            None => self.remove(name, uid),
+        };
+        match done {
+            Ok(()) => {
+                self.accounts.problems.remove(name);
+            }
+            Err(error) => {
+                let why = format!("{error:#}");
+                if self.accounts.problems.insert(name.clone(), why.clone()).as_ref() != Some(&why) {
+                    self.accounts.events.add(
+                        Severity::Error,
+                        "account",
+                        format!("account {name} could not be set up"),
+                        why,
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the configuration of accounts that the directory does not know.
+    pub fn remove_strangers(&mut self) -> anyhow::Result<()> {
+        let root = &self.accounts.root;
+        let entries = match fs::read_dir(root) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(failed(root, "listing"))?,
+        };
+        let uids: Vec<Uid> = entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
+            .filter_map(|number| Uid::try_from(number).ok())
+            .collect();
+        for uid in uids {
+            if self.reader.account(uid)?.is_none() || !self.is_web() {
+                self.remove_configuration(uid)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes what was written last.
+    pub fn finish(self) -> anyhow::Result<()> {
+        if self.wrote {
+            let root = fs::File::open(&self.accounts.root).map_err(failed(&self.accounts.root, "opening"))?;
+            rustix::fs::syncfs(&root).context("accounts' files can't be synced")?;
+        }
+        Ok(())
+    }
+
+    fn is_web(&self) -> bool {
+        matches!(self.spec.map(|spec| &spec.work), Some(NodeWork::Web(_)))
+    }
+
+    fn keep(&mut self, account: &Account, share: &Name, sites: &[Site]) -> anyhow::Result<()> {
+        self.keep_home(account, share, sites)?;
+        if let Some(NodeSpec { work: NodeWork::Web(web), .. }) = self.spec
+            && web.share.as_ref().is_some_and(|mount| mount.share == *share)
+        {
+            self.keep_configuration(account, sites)?;
+        }
+        Ok(())
+    }
+
+    fn keep_home(&self, account: &Account, share: &Name, sites: &[Site]) -> anyhow::Result<()> {
+        let Some(root) = self.share_roots.get(share) else { return Ok(()) };
+        let roots = || sites.iter().map(|site| site.document_root.as_str());
+        match homes::make_home(root, &account.name, account.uid, roots()) {
+            Err(HomeError::Foreign { owner, .. }) if self.is_former(owner)? => {
+                let former = Uid::try_from(owner)?;
+                homes::retire_home(root, &account.name, former, facts::unix_s())?;
+                homes::make_home(root, &account.name, account.uid, roots())?;
+            }
+            made => made?,
+        }
+        Ok(())
+    }
+
+    /// Whether a uid was an account's and is no longer.
+    fn is_former(&self, owner: u32) -> anyhow::Result<bool> {
+        match Uid::try_from(owner) {
+            Ok(uid) => Ok(self.reader.account(uid)?.is_none()),
+            Err(_) => Ok(false),
+        }
+    }
+
+    fn keep_configuration(&mut self, account: &Account, sites: &[Site]) -> anyhow::Result<()> {
+        let uid = account.uid;
+        let directory = self.accounts.root.join(uid.to_string());
+        let files = files_of(account, sites);
+        let mut changed = Vec::new();
+        for (name, content) in &files {
+            let before = atomic::read(&directory.join(name))?;
+            if before.as_deref() != Some(content.as_bytes()) {
+                changed.push((*name, content, before));
+            }
+        }
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let is_awake = self.is_awake(uid)?;
+        make_directory(&directory, uid)?;
+        if is_awake {
+            self.check(&directory, &files)?;
+        }
+        for (name, content, _) in &changed {
+            replace(&directory.join(name), content, uid)?;
+        }
+        self.wrote = true;
+        if is_awake {
+            self.accounts.runtime.block_on(service::reload_account(uid))?;
+        }
+        let was: Vec<_> =
+            changed.iter().filter_map(|(name, content, before)| Some((name, content, before.as_ref()?))).collect();
+        for (name, content, before) in was {
+            tracing::info!(account = %account.name, file = name, "rewritten\n{}", diff::lines(&String::from_utf8_lossy(before), content));
+        }
+        Ok(())
+    }
+
+    fn check(&self, directory: &Path, files: &BTreeMap<&'static str, String>) -> anyhow::Result<()> {
+        let Some(content) = files.get(HTTPD_CONF) else { return Ok(()) };
+        let aside = directory.join(".httpd.conf.check");
+        fs::write(&aside, content).map_err(failed(&aside, "writing"))?;
+        let args = ["-t", "-f", &aside.to_string_lossy()];
+        let checked: Result<String, CommandError> =
+            self.accounts.runtime.block_on(command::succeed("/usr/sbin/apache2", &args, LIMIT));
+        atomic::remove(&aside)?;
+        checked.map(drop).context("httpd refuses the account's configuration; it goes on with the former one")
+    }
+
+    fn is_awake(&mut self, uid: Uid) -> anyhow::Result<bool> {
+        if self.awake.is_none() {
+            let awake = self.accounts.runtime.block_on(service::accounts_awake())?;
+            self.awake = Some(awake.into_iter().collect());
+        }
+        Ok(self.awake.as_ref().is_some_and(|awake| awake.contains(&uid)))
+    }
+
+    fn remove(&mut self, name: &Name, uid: Uid) -> anyhow::Result<()> {
+        if self.reader.account(uid)?.is_none() {
+            self.remove_configuration(uid)?;
+        }
+        for root in self.share_roots.values() {
+            match homes::retire_home(root, name, uid, facts::unix_s()) {
+                // The name is in use again, and its home is another account's by now.
+                Err(HomeError::Foreign { .. }) => {}
+                retired => retired?,
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_configuration(&mut self, uid: Uid) -> anyhow::Result<()> {
+        let directory = self.accounts.root.join(uid.to_string());
+        if directory.exists() {
+            self.accounts.runtime.block_on(service::end_account(uid))?;
+            atomic::remove(&directory)?;
+        }
+        Ok(())
+    }
+}
+
+/// The files of one account.
+fn files_of(account: &Account, sites: &[Site]) -> BTreeMap<&'static str, String> {
+    BTreeMap::from([(HTTPD_CONF, httpd_conf(account, sites, HTTPD_COMMON)), (PHP_FPM_CONF, php_fpm_conf(account))])
+}
+
+fn make_directory(directory: &Path, uid: Uid) -> anyhow::Result<()> {
+    if !directory.exists() {
+        fs::create_dir_all(directory).map_err(failed(directory, "making the directory"))?;
+        let (root, group) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::from_raw(uid.get()));
+        rustix::fs::chown(directory, Some(root), Some(group)).context("an account's directory can't be given to it")?;
+        fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o750))?;
+    }
+    Ok(())
+}
+
+/// Replaces a file that its account may read. It is synced with all others of the page, by [`Work::finish`].
+fn replace(path: &Path, content: &str, uid: Uid) -> anyhow::Result<()> {
+    let access = Access { group: Some(uid.get()), mode: 0o640 };
+    Ok(atomic::replace(path, content.as_bytes(), access)?)
+}

@@ -1,0 +1,238 @@
+//! The directory's thread: the one writer of the local SQLite file, and of all that is derived from it.
+//!
+//! A batch is committed first and acknowledged; then what it touched is derived: the configuration of changed accounts on web nodes,
+//! homes on the machine that keeps the share. What is still to be derived is marked in the database by the transaction that changed
+//! it, so a crash in between loses nothing. Beside that, all accounts are looked at in turns, a page a second, so that what was
+//! changed by hand is mended too; looking at what is as it should be writes nothing.
+
+use crate::accounts::Accounts;
+use crate::events::Events;
+use crate::paths::Paths;
+use anyhow::{Context, anyhow};
+use phalanx_host::directory::{ChangesRead, DirectoryError, Reader, Writer};
+use phalanx_model::{Name, Position};
+use phalanx_plan::session::{Batch, Snapshot};
+use phalanx_plan::spec::NodeSpec;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Requests that wait.
+const QUEUE_LEN: usize = 1_024;
+/// Dirty accounts that are derived before the next request is looked at.
+const DERIVED_AT_ONCE: usize = 100;
+/// Accounts that are looked at each second in turns.
+const LOOKED_AT_ONCE: usize = 1_000;
+/// A round of looking begins no sooner than this after the one before.
+const ROUND_INTERVAL: Duration = Duration::from_secs(20);
+/// How long the thread waits for a request before it looks at accounts.
+const IDLE: Duration = Duration::from_secs(1);
+/// Problems that are reported at once.
+const PROBLEMS_MAX: usize = 10;
+
+enum Request {
+    Apply(Batch, Answer<Position>),
+    Collect(Snapshot, Answer<Position>),
+    Forget(Answer<Position>),
+    Serve(Option<Box<NodeSpec>>),
+    ChangesAfter(Position, Answer<ChangesRead>),
+}
+
+type Answer<T> = oneshot::Sender<Result<T, DirectoryError>>;
+
+/// The way to the thread.
+#[derive(Clone)]
+pub struct DirectoryHandle {
+    requests: mpsc::Sender<Request>,
+    /// What is committed.
+    pub head: Arc<watch::Sender<Position>>,
+    forgotten: Arc<AtomicBool>,
+    problems: Arc<Mutex<Vec<String>>>,
+}
+
+/// Opens the directory and starts its thread.
+///
+/// # Errors
+/// The database can't be opened or made.
+pub fn start(paths: &Paths, events: Arc<Events>, spec: Option<NodeSpec>) -> anyhow::Result<DirectoryHandle> {
+    let path = paths.directory();
+    let writer = Writer::open(&path)?;
+    let reader = Reader::open(&path)?;
+    let (requests, queue) = mpsc::channel(QUEUE_LEN);
+    let head = Arc::new(watch::Sender::new(writer.position()?));
+    let problems = Arc::new(Mutex::new(Vec::new()));
+    let handle =
+        DirectoryHandle { requests, head: head.clone(), forgotten: Arc::default(), problems: problems.clone() };
+    let accounts = Accounts::new(paths, Handle::current(), events);
+    let worker = Worker { writer, reader, queue, head, accounts, spec, problems, round: Round::default() };
+    std::thread::Builder::new()
+        .name("directory".into())
+        .spawn(move || worker.run())
+        .context("no thread can be started")?;
+    Ok(handle)
+}
+
+impl DirectoryHandle {
+    /// Commits a batch.
+    pub async fn apply(&self, batch: Batch) -> anyhow::Result<()> {
+        self.ask(|answer| Request::Apply(batch, answer)).await.map(drop)
+    }
+
+    /// Takes a piece of a snapshot; the last one replaces the directory.
+    pub async fn collect(&self, piece: Snapshot) -> anyhow::Result<()> {
+        self.ask(|answer| Request::Collect(piece, answer)).await.map(drop)
+    }
+
+    /// Empties the directory, since the machine left the cluster that it belongs to.
+    pub async fn forget(&self) -> anyhow::Result<()> {
+        self.ask(Request::Forget).await?;
+        self.forgotten.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether the directory was emptied since this was asked last.
+    pub fn take_forgotten(&self) -> bool {
+        self.forgotten.swap(false, Ordering::Relaxed)
+    }
+
+    /// Tells what this node is now.
+    pub async fn serve(&self, spec: Option<NodeSpec>) -> anyhow::Result<()> {
+        self.requests.send(Request::Serve(spec.map(Box::new))).await.map_err(|_| gone())
+    }
+
+    /// Reads changes for a slave.
+    pub async fn changes_after(&self, after: Position) -> anyhow::Result<ChangesRead> {
+        self.ask(|answer| Request::ChangesAfter(after, answer)).await
+    }
+
+    /// What could not be derived, in words for a person.
+    pub fn problems(&self) -> Vec<String> {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> anyhow::Result<T> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(request(answer)).await.map_err(|_| gone())?;
+        Ok(answered.await.map_err(|_| gone())??)
+    }
+}
+
+fn gone() -> anyhow::Error {
+    anyhow!("the directory's thread has ended; the agent must be started anew")
+}
+
+/// Where the looking in turns stands.
+#[derive(Default)]
+struct Round {
+    after: Option<Name>,
+    next_at: Option<Instant>,
+}
+
+struct Worker {
+    writer: Writer,
+    reader: Reader,
+    queue: mpsc::Receiver<Request>,
+    head: Arc<watch::Sender<Position>>,
+    accounts: Accounts,
+    spec: Option<NodeSpec>,
+    problems: Arc<Mutex<Vec<String>>>,
+    round: Round,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let runtime = Handle::clone(&self.accounts.runtime);
+        let mut wait = Duration::ZERO;
+        loop {
+            match runtime.block_on(async { tokio::time::timeout(wait, self.queue.recv()).await }) {
+                Ok(Some(request)) => self.answer(request),
+                Ok(None) => return,
+                Err(_) => {}
+            }
+            wait = match self.derive() {
+                Ok(0) => self.look().map_or_else(|error| self.failed(&error), |()| IDLE),
+                Ok(_) => Duration::ZERO,
+                Err(error) => self.failed(&error),
+            };
+            *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = self.accounts.problems(PROBLEMS_MAX);
+        }
+    }
+
+    fn failed(&self, error: &anyhow::Error) -> Duration {
+        tracing::error!(error = format!("{error:#}"), "files could not be derived from the directory; trying again");
+        IDLE
+    }
+
+    fn answer(&mut self, request: Request) {
+        let is_heard = match request {
+            Request::Apply(batch, answer) => {
+                let done = self.writer.apply(&batch).and_then(|()| self.moved());
+                answer.send(done).is_ok()
+            }
+            Request::Collect(piece, answer) => {
+                let done = self.writer.collect(&piece).and_then(|()| self.moved());
+                answer.send(done).is_ok()
+            }
+            Request::Forget(answer) => {
+                let empty = Snapshot { at: Position::default(), piece: 0, rows: vec![], last: true };
+                let done = self.writer.collect(&empty).and_then(|()| self.moved());
+                answer.send(done).is_ok()
+            }
+            Request::Serve(spec) => {
+                self.spec = spec.map(|spec| *spec);
+                self.round = Round::default();
+                true
+            }
+            Request::ChangesAfter(after, answer) => answer.send(self.writer.changes_after(after)).is_ok(),
+        };
+        if !is_heard {
+            tracing::debug!("nobody waited for the directory's answer any more");
+        }
+    }
+
+    fn moved(&self) -> Result<Position, DirectoryError> {
+        let position = self.writer.position()?;
+        self.head.send_replace(position);
+        Ok(position)
+    }
+
+    /// Derives what the last batches touched. Returns how many accounts that were.
+    fn derive(&mut self) -> anyhow::Result<usize> {
+        let dirty = self.writer.dirty(DERIVED_AT_ONCE)?;
+        if dirty.is_empty() {
+            return Ok(0);
+        }
+        let position = self.writer.position()?;
+        let mut work = self.accounts.begin(self.spec.as_ref(), &self.reader);
+        for account in &dirty {
+            work.derive(&account.account, account.uid)?;
+        }
+        work.finish()?;
+        self.writer.clear_dirty(&dirty, position)?;
+        Ok(dirty.len())
+    }
+
+    /// Looks at the next page of accounts; at the beginning of a round, also for what belongs to no account.
+    fn look(&mut self) -> anyhow::Result<()> {
+        let Round { after, next_at } = &mut self.round;
+        if after.is_none() {
+            if next_at.is_some_and(|at| Instant::now() < at) {
+                return Ok(());
+            }
+            *next_at = Some(Instant::now() + ROUND_INTERVAL);
+        }
+        let is_first = after.is_none();
+        let page = self.reader.accounts(after.as_ref(), LOOKED_AT_ONCE)?;
+        *after = page.last().map(|(account, _)| account.name.clone()).filter(|_| page.len() == LOOKED_AT_ONCE);
+        let mut work = self.accounts.begin(self.spec.as_ref(), &self.reader);
+        if is_first {
+            work.remove_strangers()?;
+        }
+        for (account, _) in &page {
+            work.derive(&account.name, account.uid)?;
+        }
+        work.finish()
+    }
+}

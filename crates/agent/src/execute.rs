@@ -1,0 +1,207 @@
+//! Carrying out a plan, step by step, with no choices left.
+//!
+//! Before each step the journal says what is about to be done; after it the marks are on disk. So a crash at any point leaves a state
+//! that the next plan understands, and a person can read where it was.
+
+use crate::check::{self, Found};
+use crate::keep;
+use crate::paths::Paths;
+use anyhow::Context;
+use phalanx_host::{address, atomic, exports, facts, generation, homes, mount, nft, service};
+use phalanx_plan::steps::generations::{digest, file_digests};
+use phalanx_plan::steps::{Marks, Observed, Plan, Step};
+use serde::Serialize;
+use std::path::Path;
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+/// Accounts whose httpd is reloaded at the same time.
+const RELOADS_AT_ONCE: usize = 8;
+const SHARE_LIMIT: Duration = Duration::from_secs(20);
+
+/// What became of a plan.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// How many steps were done.
+    pub done: usize,
+    /// What stands in the way, in words for a person.
+    pub problems: Vec<String>,
+    /// A generation was refused just now.
+    pub refused: bool,
+}
+
+#[derive(Serialize)]
+struct Journal<'p> {
+    at_unix_s: u64,
+    /// The number of the step that is being done, from 0; the number of steps when all are done.
+    now: usize,
+    steps: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    doing: Option<&'p Step>,
+}
+
+/// Does steps.
+#[derive(Debug)]
+pub struct Executor {
+    paths: Paths,
+    /// For tests of crashes: the process ends before the step with this number, counted from its start.
+    stop_before: Option<u64>,
+    steps_begun: u64,
+}
+
+impl Executor {
+    /// Nothing is done yet.
+    pub fn new(paths: Paths, stop_before: Option<u64>) -> Self {
+        Self { paths, stop_before, steps_begun: 0 }
+    }
+
+    /// Carries out `plan`. What fails ends what makes no sense without it; the rest is done.
+    ///
+    /// # Errors
+    /// The agent's own files can't be written.
+    pub async fn carry_out(&mut self, plan: &Plan, observed: &Observed, marks: &mut Marks) -> anyhow::Result<Outcome> {
+        let mut outcome = Outcome::default();
+        let mut failed: Vec<&Step> = Vec::new();
+        for (number, step) in plan.steps.iter().enumerate() {
+            if failed.iter().any(|failed| failed.failure_ends(step)) {
+                continue;
+            }
+            self.journal(plan, number)?;
+            self.crash_if_asked();
+            tracing::info!(step = step.name(), phase = ?step.phase(), "begins");
+            match self.carry_out_step(step, observed, marks).await {
+                Ok(Found::Good) => {
+                    marks.record(step);
+                    outcome.done += 1;
+                }
+                Ok(Found::Bad(why)) => {
+                    outcome.refused |= self.refuse(step, marks, &why)?;
+                    outcome.problems.push(format!("{}: {why}", step.name()));
+                    failed.push(step);
+                }
+                Ok(Found::Unknown(why)) => {
+                    outcome.problems.push(why);
+                    failed.push(step);
+                }
+                Err(error) => {
+                    tracing::warn!(step = step.name(), error = format!("{error:#}"), "failed");
+                    outcome.problems.push(format!("{}: {error:#}", step.name()));
+                    failed.push(step);
+                }
+            }
+            keep::store(&self.paths.agent("marks.json"), marks)?;
+        }
+        self.journal(plan, plan.steps.len())?;
+        Ok(outcome)
+    }
+
+    /// Remembers that the generation of `step` does not do. One that nothing can take the place of is not refused for not working:
+    /// it is tried again.
+    fn refuse(&self, step: &Step, marks: &mut Marks, why: &str) -> anyhow::Result<bool> {
+        let (Step::Validate { generation } | Step::Verify { generation, back_to: Some(_), .. }) = step else {
+            return Ok(false);
+        };
+        let seen = generation::Store::new(&self.paths.root).observe()?;
+        if let Some(files) = seen.generations.get(generation).map(|seen| &seen.files) {
+            marks.refuse(digest(files), why.to_owned());
+        }
+        Ok(true)
+    }
+
+    async fn carry_out_step(&self, step: &Step, observed: &Observed, marks: &mut Marks) -> anyhow::Result<Found> {
+        let store = generation::Store::new(&self.paths.root);
+        match step {
+            Step::KeepShare(share) => {
+                let share = share.clone();
+                let made = tokio::task::spawn_blocking(move || homes::keep_share(&share));
+                tokio::time::timeout(SHARE_LIMIT, made).await.context("the share's disk does not answer")???;
+            }
+            Step::Unmount { mount_point } => mount::unmount(mount_point).await?,
+            Step::SealMountPoint { mount_point } => mount::seal(mount_point).await?,
+            Step::Mount(spec) => mount::mount(spec).await?,
+            Step::SetSysctl { key, value } => address::set_sysctl(key, value)?,
+            Step::AddAddress { address, device } => address::add(*address, device).await?,
+            Step::SetRoute(route) => address::set_route(*route).await?,
+            Step::AddRule(rule) => address::add_rule(*rule).await?,
+            Step::Stage { generation, files } => store.stage(*generation, files)?,
+            Step::Validate { generation } => return check::validate(&store.directory(*generation)).await,
+            Step::Switch { generation } => store.switch(*generation)?,
+            Step::Link { at, to } => link(at, to)?,
+            Step::LoadTable { .. } => self.load_table(marks).await?,
+            Step::Export { .. } => exports::apply().await?,
+            Step::Start { unit, .. } => service::start(*unit).await?,
+            Step::Reload { unit, .. } => service::reload(*unit).await?,
+            Step::ReloadAccounts { .. } => reload_accounts(observed).await?,
+            Step::Verify { by, .. } => return check::prove(by).await,
+            Step::Stop { unit } => service::stop(*unit).await?,
+            Step::EndAccounts => service::end_all_accounts().await?,
+            Step::Unlink { at } => atomic::remove(Path::new(at))?,
+            Step::Unexport => exports::apply().await?,
+            Step::RemoveTable => nft::remove().await?,
+            Step::RemoveRule(rule) => address::remove_rule(*rule).await?,
+            Step::RemoveRoute(route) => address::remove_route(*route).await?,
+            Step::RemoveAddress { address, device } => address::remove(*address, device).await?,
+            Step::RemoveMount { mount_point } => mount::unmount_all(mount_point).await?,
+            Step::RemoveGeneration { generation } => store.remove(*generation)?,
+        }
+        Ok(Found::Good)
+    }
+
+    async fn load_table(&self, marks: &mut Marks) -> anyhow::Result<()> {
+        nft::load(&self.paths.root.join("live").join(phalanx_plan::steps::desired::TABLE_FILE)).await?;
+        nft::add_owners(&service::accounts_awake().await?).await?;
+        marks.table = nft::observe().await?;
+        Ok(())
+    }
+
+    fn journal(&self, plan: &Plan, now: usize) -> anyhow::Result<()> {
+        let steps = plan.steps.iter().map(|step| step.name().to_owned()).collect();
+        let journal = Journal { at_unix_s: facts::unix_s(), now, steps, doing: plan.steps.get(now) };
+        keep::store(&self.paths.agent("journal.json"), &journal)
+    }
+
+    /// Ends this process as a crash would, if it was started to do so here.
+    fn crash_if_asked(&mut self) {
+        if self.stop_before == Some(self.steps_begun) {
+            tracing::warn!(step = self.steps_begun, "ends here, as asked by --stop-before");
+            let own = rustix::process::getpid();
+            if let Err(error) = rustix::process::kill_process(own, rustix::process::Signal::KILL) {
+                tracing::error!(%error, "could not end");
+            }
+            std::process::abort();
+        }
+        self.steps_begun += 1;
+    }
+}
+
+fn link(at: &str, to: &str) -> anyhow::Result<()> {
+    let at = Path::new(at);
+    if let Some(directory) = at.parent() {
+        std::fs::create_dir_all(directory).with_context(|| format!("{} can't be made", directory.display()))?;
+    }
+    Ok(atomic::link(at, to)?)
+}
+
+async fn reload_accounts(observed: &Observed) -> anyhow::Result<()> {
+    if observed.accounts_awake == 0 {
+        return Ok(());
+    }
+    let mut waiting = service::accounts_awake().await?.into_iter();
+    let mut running = JoinSet::new();
+    loop {
+        while running.len() < RELOADS_AT_ONCE
+            && let Some(uid) = waiting.next()
+        {
+            running.spawn(service::reload_account(uid));
+        }
+        match running.join_next().await {
+            Some(done) => done.context("a reload was cut off")??,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// The digest of a generation's files, for a pin.
+pub fn digest_of_files(files: &phalanx_plan::render::Files) -> String {
+    digest(&file_digests(files))
+}

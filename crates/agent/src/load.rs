@@ -1,0 +1,228 @@
+//! This node's load and report: pressure sampled each second, the score served to balancers, the report kept up to date.
+
+use crate::check::guard_refusal;
+use crate::node::Node;
+use crate::reconcile::Standing;
+use phalanx_host::{atomic, facts, pressure};
+use phalanx_plan::report::{BackendReport, Load, Report, Severity};
+use phalanx_plan::score::Score;
+use phalanx_plan::spec::{Work, port};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_secs(2);
+const ANSWER_LIMIT: Duration = Duration::from_millis(500);
+/// Rates are counted over so many samples.
+const RATE_SAMPLES: usize = 2;
+/// A proxy whose statistics are older says nothing.
+const STATUS_AGE_MAX: Duration = Duration::from_secs(5);
+/// Versions of packages are asked for again after so many samples.
+const VERSIONS_EVERY: u64 = 300;
+const STATUS: &str = "/run/phalanx/proxy/status.json";
+
+/// What phalanx-proxy tells; a node's and a balancer's differ.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ProxyStatus {
+    requests_total: u64,
+    errors_total: u64,
+    connections: u32,
+    backends: Vec<BackendReport>,
+}
+
+/// Samples and reports until the process ends.
+pub async fn run(node: Arc<Node>, standing: watch::Receiver<Standing>, score_percent: Arc<AtomicU8>) {
+    let mut reporter =
+        Reporter { node, standing, score: Score::default(), rate: Vec::new(), versions: BTreeMap::new() };
+    let mut ticks = tokio::time::interval(SAMPLE_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut was_in_service = None;
+    for tick in 0_u64.. {
+        ticks.tick().await;
+        if tick % VERSIONS_EVERY == 0 {
+            reporter.read_versions().await;
+        }
+        let report = reporter.report();
+        score_percent.store(report.load.score_percent, Ordering::Relaxed);
+        reporter.tell_service(&mut was_in_service, &report);
+        reporter.node.report.send_if_modified(|last| {
+            let is_news = !is_same_but_load(last, &report);
+            *last = report;
+            is_news
+        });
+    }
+}
+
+/// Load alone is no news: it travels with the next report.
+fn is_same_but_load(a: &Report, b: &Report) -> bool {
+    let states = |r: &Report| r.backends.iter().map(|b| (b.service, b.server.clone(), b.state)).collect::<Vec<_>>();
+    (a.spec, a.directory, a.generation, a.converged, a.in_service, &a.problems)
+        == (b.spec, b.directory, b.generation, b.converged, b.in_service, &b.problems)
+        && states(a) == states(b)
+}
+
+struct Reporter {
+    node: Arc<Node>,
+    standing: watch::Receiver<Standing>,
+    score: Score,
+    /// Time in milliseconds and requests in all, the latest last.
+    rate: Vec<(u64, u64)>,
+    versions: BTreeMap<String, String>,
+}
+
+impl Reporter {
+    fn report(&mut self) -> Report {
+        let standing = self.standing.borrow().clone();
+        let status = read_status();
+        let (in_service, mut problems) = self.service(status.is_some());
+        problems.extend(standing.problems);
+        problems.extend(self.node.directory.problems());
+        problems.dedup();
+        problems.truncate(20);
+        let status = status.unwrap_or_default();
+        let mut load = self.load(&status);
+        load.accounts_awake = standing.accounts_awake;
+        Report {
+            boot_id: facts::boot_id().unwrap_or_default(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            spec: self.node.adopted.borrow().position,
+            directory: *self.node.directory.head.borrow(),
+            generation: standing.generation,
+            converged: standing.converged,
+            problems,
+            in_service,
+            load,
+            backends: status.backends,
+            versions: self.versions.clone(),
+        }
+    }
+
+    /// Whether the node offers itself to balancers, and why not.
+    fn service(&self, has_status: bool) -> (bool, Vec<String>) {
+        match self.node.spec().map(|spec| spec.work) {
+            Some(Work::Web(web)) => match &web.share {
+                Some(mount) => match guard_refusal(&mount.share) {
+                    Some(why) => (false, vec![format!("out of service: share {}: {why}", mount.share)]),
+                    None => (has_status, vec![]),
+                },
+                None => (false, vec!["out of service: the cluster has no share".to_owned()]),
+            },
+            Some(Work::Balancer(_)) => (has_status, vec![]),
+            Some(Work::Nas(_) | Work::Mail) => (self.standing.borrow().converged, vec![]),
+            None => (false, vec![]),
+        }
+    }
+
+    fn load(&mut self, status: &ProxyStatus) -> Load {
+        let now_ms = facts::boottime_ms();
+        let cpu = pressure::read("cpu").unwrap_or_default();
+        let score_percent = self.score.sample(now_ms, cpu.total_us);
+        self.rate.push((now_ms, status.requests_total));
+        if self.rate.len() > RATE_SAMPLES + 1 {
+            self.rate.remove(0);
+        }
+        let (since_ms, before) = self.rate[0];
+        let passed_s = now_ms.saturating_sub(since_ms) as f32 / 1_000.0;
+        let requests = status.requests_total.saturating_sub(before) as f32;
+        Load {
+            score_percent,
+            cpu_pressure_percent: cpu.avg10_percent,
+            memory_pressure_percent: pressure::read("memory").unwrap_or_default().avg10_percent,
+            io_pressure_percent: pressure::read("io").unwrap_or_default().avg10_percent,
+            requests_total: status.requests_total,
+            requests_per_second: if passed_s > 0.0 { requests / passed_s } else { 0.0 },
+            errors_total: status.errors_total,
+            accounts_awake: 0,
+            connections: status.connections,
+        }
+    }
+
+    async fn read_versions(&mut self) {
+        match facts::versions().await {
+            Ok(versions) => self.versions = versions,
+            Err(error) => tracing::warn!(%error, "versions of packages can't be told"),
+        }
+    }
+
+    /// Tells when the node leaves service and when it is back.
+    fn tell_service(&self, was: &mut Option<bool>, report: &Report) {
+        let events = &self.node.events;
+        match was.replace(report.in_service) {
+            Some(true) if !report.in_service => {
+                events.add(Severity::Warning, "guard", "the node has left service", report.problems.join("\n"));
+            }
+            Some(false) if report.in_service => events.add(Severity::Info, "guard", "the node is in service", ""),
+            _ => {}
+        }
+    }
+}
+
+fn read_status() -> Option<ProxyStatus> {
+    let path = Path::new(STATUS);
+    let age = std::fs::metadata(path).ok()?.modified().ok()?.elapsed().unwrap_or(Duration::ZERO);
+    let bytes = atomic::read(path).ok().flatten().filter(|_| age <= STATUS_AGE_MAX)?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// Serves the score as HAProxy's agent-check line, on the node's main address.
+pub async fn serve_score(node: Arc<Node>, score_percent: Arc<AtomicU8>) {
+    let mut adopted = node.adopted.subscribe();
+    loop {
+        adopted.mark_unchanged();
+        let Some(address) = node.spec().map(|spec| spec.address.ip) else {
+            if adopted.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        let listener = match TcpListener::bind((address, port::SCORE)).await {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::warn!(%address, %error, "the load score can't be served");
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+        };
+        tokio::select! {
+            () = answer(&listener, &score_percent) => {}
+            () = until_moved(&node, &mut adopted, address) => {}
+        }
+    }
+}
+
+async fn answer(listener: &TcpListener, score_percent: &AtomicU8) {
+    loop {
+        match listener.accept().await {
+            Ok((mut stream, _)) => {
+                let line = format!("up {}%\n", score_percent.load(Ordering::Relaxed));
+                let send = async {
+                    stream.write_all(line.as_bytes()).await?;
+                    stream.shutdown().await
+                };
+                if !matches!(tokio::time::timeout(ANSWER_LIMIT, send).await, Ok(Ok(()))) {
+                    tracing::debug!("a balancer did not take the load score");
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn until_moved(node: &Node, adopted: &mut watch::Receiver<crate::node::Adopted>, address: std::net::Ipv4Addr) {
+    while adopted.changed().await.is_ok() {
+        if node.spec().map(|spec| spec.address.ip) != Some(address) {
+            return;
+        }
+    }
+}

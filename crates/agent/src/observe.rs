@@ -1,0 +1,78 @@
+//! What is seen on this host, put together from the drivers.
+//!
+//! Kept shares are looked at aside and one look at a time: a disk that hangs makes their state unknown and nothing else.
+
+use crate::paths::Paths;
+use anyhow::Context;
+use phalanx_host::{address, facts, generation, homes, mount, nft, service};
+use phalanx_model::Name;
+use phalanx_plan::spec::KeptShare;
+use phalanx_plan::steps::observed::SeenShare;
+use phalanx_plan::steps::{Desired, Observed};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Places where links of ours may be.
+const LINKS: [&str; 2] = ["/etc/exports.d/phalanx.exports", "/etc/sysctl.d/60-phalanx.conf"];
+const SHARE_LIMIT: Duration = Duration::from_secs(3);
+
+/// Looks at hosts.
+#[derive(Debug, Default)]
+pub struct Observer {
+    looking: Arc<Mutex<bool>>,
+}
+
+impl Observer {
+    /// The state of this host as far as `desired` cares.
+    ///
+    /// # Errors
+    /// A part of it can't be told; nothing is planned then.
+    pub async fn observe(&self, desired: &Desired, paths: &Paths) -> anyhow::Result<Observed> {
+        let seen = generation::Store::new(&paths.root).observe().context("generations can't be looked at")?;
+        let network = address::observe().await.context("addresses can't be looked at")?;
+        Ok(Observed {
+            boot_id: facts::boot_id()?,
+            mounts: mount::observe()?,
+            kept_shares: self.kept_shares(&desired.kept_shares).await,
+            addresses: network.addresses,
+            rules: network.rules,
+            tables: network.tables,
+            sysctls: address::sysctls(desired.sysctls.keys()),
+            links: links(),
+            live: seen.live,
+            generations: seen.generations,
+            live_files: seen.live_files,
+            units: service::observe().await.context("units can't be looked at")?,
+            accounts_awake: u32::try_from(service::accounts_awake().await?.len()).unwrap_or(u32::MAX),
+            table: nft::observe().await.context("nftables can't be looked at")?,
+        })
+    }
+
+    async fn kept_shares(&self, shares: &[KeptShare]) -> BTreeMap<Name, SeenShare> {
+        let unknown =
+            |why: &str| shares.iter().map(|s| (s.share.clone(), SeenShare::Unknown(why.to_owned()))).collect();
+        if shares.is_empty() {
+            return BTreeMap::new();
+        }
+        if std::mem::replace(&mut *self.looking.lock().unwrap_or_else(PoisonError::into_inner), true) {
+            return unknown("its disk has not answered yet");
+        }
+        let (looking, wanted) = (self.looking.clone(), shares.to_vec());
+        let look = tokio::task::spawn_blocking(move || {
+            let seen = wanted.iter().map(|share| (share.share.clone(), homes::observe_share(share))).collect();
+            *looking.lock().unwrap_or_else(PoisonError::into_inner) = false;
+            seen
+        });
+        match tokio::time::timeout(SHARE_LIMIT, look).await {
+            Ok(Ok(seen)) => seen,
+            Ok(Err(_)) | Err(_) => unknown("its disk does not answer"),
+        }
+    }
+}
+
+fn links() -> BTreeMap<String, String> {
+    let target = |at: &str| std::fs::read_link(Path::new(at)).ok().map(|to| to.to_string_lossy().into_owned());
+    LINKS.iter().filter_map(|at| Some(((*at).to_owned(), target(at)?))).collect()
+}
