@@ -1,0 +1,252 @@
+//! The REST API under `/api/v1`. Handlers are thin: parse, one operation of the store, answer.
+//!
+//! Each resource has an ETag and takes `If-Match`; each POST takes an `Idempotency-Key`; lists have cursors; errors are RFC 9457 problems
+//! with a hint. The router and the OpenAPI document are made from one table, [`routes`].
+
+mod clusters;
+mod directory;
+mod fleet;
+mod idempotency;
+mod list;
+mod openapi;
+mod problem;
+mod records;
+mod request;
+mod servers;
+mod status;
+
+pub use openapi::document;
+pub use problem::Problem;
+
+use crate::Panel;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::handler::Handler;
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, MethodRouter, on};
+use problem::Reply;
+use utoipa::openapi::path::HttpMethod;
+use utoipa::openapi::{RefOr, Schema};
+
+/// Where the API lives.
+pub const ROOT: &str = "/api/v1";
+
+/// One operation of the API: for the router and for the document.
+struct Route {
+    method: HttpMethod,
+    path: &'static str,
+    summary: &'static str,
+    success: StatusCode,
+    body: Option<(String, RefOr<Schema>)>,
+    query: &'static [(&'static str, &'static str)],
+    handler: MethodRouter<Panel>,
+}
+
+const PAGE: &[(&str, &str)] =
+    &[("limit", "At most so many: 1 to 1,000."), ("cursor", "next_cursor of the page before.")];
+
+impl Route {
+    fn new<H, T>(method: HttpMethod, path: &'static str, summary: &'static str, success: StatusCode, handler: H) -> Self
+    where
+        H: Handler<T, Panel>,
+        T: 'static,
+    {
+        let filter = match method {
+            HttpMethod::Post => MethodFilter::POST,
+            HttpMethod::Patch => MethodFilter::PATCH,
+            HttpMethod::Delete => MethodFilter::DELETE,
+            _ => MethodFilter::GET,
+        };
+        Self { method, path, summary, success, body: None, query: &[], handler: on(filter, handler) }
+    }
+
+    fn get<H: Handler<T, Panel>, T: 'static>(path: &'static str, summary: &'static str, handler: H) -> Self {
+        Self::new(HttpMethod::Get, path, summary, StatusCode::OK, handler)
+    }
+
+    fn list<H: Handler<T, Panel>, T: 'static>(path: &'static str, summary: &'static str, handler: H) -> Self {
+        Self::get(path, summary, handler).query(PAGE)
+    }
+
+    fn post<H: Handler<T, Panel>, T: 'static>(path: &'static str, summary: &'static str, handler: H) -> Self {
+        Self::new(HttpMethod::Post, path, summary, StatusCode::CREATED, handler)
+    }
+
+    fn patch<H: Handler<T, Panel>, T: 'static>(path: &'static str, summary: &'static str, handler: H) -> Self {
+        Self::new(HttpMethod::Patch, path, summary, StatusCode::OK, handler)
+    }
+
+    fn delete<H: Handler<T, Panel>, T: 'static>(path: &'static str, summary: &'static str, handler: H) -> Self {
+        Self::new(HttpMethod::Delete, path, summary, StatusCode::NO_CONTENT, handler)
+    }
+
+    fn takes<B: utoipa::ToSchema>(mut self) -> Self {
+        self.body = Some((B::name().into_owned(), B::schema()));
+        self
+    }
+
+    fn query(mut self, query: &'static [(&'static str, &'static str)]) -> Self {
+        self.query = query;
+        self
+    }
+
+    fn answers(mut self, success: StatusCode) -> Self {
+        self.success = success;
+        self
+    }
+}
+
+/// All operations.
+fn routes() -> Vec<Route> {
+    let mut all = fleet_routes();
+    all.extend(directory_routes());
+    all.extend([
+        Route::get("/status", "Everything at a glance", status::status),
+        Route::get("/events", "What happened, oldest first", records::list_events).query(&[
+            ("after", "Those after this number; without it the newest."),
+            ("cursor", "next_cursor of the page before."),
+            ("limit", "At most so many: 1 to 1,000."),
+            ("follow", "true: go on as text/event-stream."),
+        ]),
+        Route::list("/audit", "Who changed what, newest first", records::list_audit),
+        Route::list("/tokens", "List API tokens", records::list_tokens),
+        Route::post("/tokens", "Make an API token; its secret is shown once", records::add_token)
+            .takes::<records::NewToken>(),
+        Route::delete("/tokens/{name}", "Remove an API token", records::remove_token),
+        Route::get("/tasks/{id}", "A task that runs in the background", clusters::get_task),
+        Route::get("/openapi.json", "This document", openapi::serve),
+    ]);
+    all
+}
+
+fn fleet_routes() -> Vec<Route> {
+    vec![
+        Route::list("/servers", "List physical servers", servers::list),
+        Route::post("/servers", "Add a physical server", servers::add).takes::<servers::NewServer>(),
+        Route::get("/servers/{name}", "Show a server, its state and last report", servers::get),
+        Route::patch("/servers/{name}", "Change a server's internal address", servers::change)
+            .takes::<servers::ServerPatch>(),
+        Route::delete("/servers/{name}", "Remove a server", servers::remove),
+        Route::post(
+            "/servers/{name}/join-token",
+            "Make a one-time join token, valid for 24 hours",
+            servers::join_token,
+        ),
+        Route::post("/servers/{name}/rollback", "Go back to an earlier generation", servers::rollback)
+            .takes::<servers::Rollback>()
+            .answers(StatusCode::OK),
+        Route::post("/servers/{name}/reconcile", "Observe and mend now", servers::reconcile).answers(StatusCode::OK),
+        Route::list("/clusters", "List clusters", clusters::list),
+        Route::post("/clusters", "Add a cluster of one: its master", clusters::add).takes::<clusters::NewCluster>(),
+        Route::get("/clusters/{name}", "Show a cluster", clusters::show),
+        Route::patch("/clusters/{name}", "Change a cluster's share or directives", clusters::patch)
+            .takes::<clusters::ClusterPatch>(),
+        Route::delete("/clusters/{name}", "Remove a cluster that has no slaves", clusters::remove),
+        Route::post("/clusters/{name}/slaves", "Add a slave", clusters::add_slave).takes::<clusters::NewSlave>(),
+        Route::delete("/clusters/{name}/slaves/{server}", "Drain a slave, then remove it", clusters::remove_slave)
+            .query(&[
+                ("deadline_s", "Wait at most so long for its connections: 0 to 3600, 30 where nothing is said."),
+                ("force", "true: remove it at once."),
+                ("anyway", "true: also where it is the last node in service."),
+            ])
+            .answers(StatusCode::ACCEPTED),
+        Route::patch("/clusters/{name}/nodes/{server}", "Change a node's weight or drain it", clusters::change_node)
+            .takes::<clusters::NodePatch>(),
+        Route::list("/shares", "List shares", fleet::list_shares),
+        Route::post("/shares", "Add a share", fleet::add_share).takes::<fleet::NewShare>(),
+        Route::get("/shares/{name}", "Show a share", fleet::get_share),
+        Route::delete("/shares/{name}", "Forget a share; its content stays", fleet::remove_share),
+        Route::list("/addresses", "List external addresses", fleet::list_addresses),
+        Route::post("/addresses", "Add an external address", fleet::add_address).takes::<fleet::NewAddress>(),
+        Route::get("/addresses/{external}", "Show an external address", fleet::get_address),
+        Route::patch("/addresses/{external}", "Change an external address", fleet::change_address)
+            .takes::<fleet::AddressPatch>(),
+        Route::delete("/addresses/{external}", "Give an external address back", fleet::remove_address),
+        Route::list("/logical-servers", "List logical servers", fleet::list_logical_servers),
+        Route::post("/logical-servers", "Add a logical server on a master", fleet::add_logical_server)
+            .takes::<fleet::NewLogicalServer>(),
+        Route::get("/logical-servers/{name}", "Show a logical server", fleet::get_logical_server),
+        Route::delete(
+            "/logical-servers/{name}",
+            "Remove a logical server without accounts",
+            fleet::remove_logical_server,
+        ),
+    ]
+}
+
+fn directory_routes() -> Vec<Route> {
+    vec![
+        Route::get("/accounts", "List accounts", directory::list_accounts).query(&[
+            ("limit", "At most so many: 1 to 1,000."),
+            ("cursor", "next_cursor of the page before."),
+            ("logical_server", "Those on this logical server."),
+        ]),
+        Route::post("/accounts", "Add an account", directory::add_account).takes::<directory::NewAccount>(),
+        Route::get("/accounts/{name}", "Show an account", directory::get_account),
+        Route::patch("/accounts/{name}", "Change an account's limits, PHP or state", directory::change_account)
+            .takes::<directory::AccountPatch>(),
+        Route::delete("/accounts/{name}", "Remove an account; its files stay", directory::remove_account)
+            .query(&[("sites", "true: its sites too.")]),
+        Route::get("/sites", "List sites", directory::list_sites).query(&[
+            ("limit", "At most so many: 1 to 1,000."),
+            ("cursor", "next_cursor of the page before."),
+            ("account", "Those of this account."),
+        ]),
+        Route::post("/sites", "Add a site", directory::add_site).takes::<directory::NewSite>(),
+        Route::get("/sites/{host}", "Show a site", directory::get_site),
+        Route::patch("/sites/{host}", "Change a site's aliases or document root", directory::change_site)
+            .takes::<directory::SitePatch>(),
+        Route::delete("/sites/{host}", "Remove a site; its files stay", directory::remove_site),
+    ]
+}
+
+/// The API and the pages.
+pub fn router(panel: Panel) -> Router {
+    let api = routes().into_iter().fold(Router::new(), |router, route| router.route(route.path, route.handler));
+    let api = api
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(no_such_path)
+        .layer(middleware::from_fn_with_state(panel.clone(), idempotency::layer))
+        .layer(middleware::from_fn_with_state(panel.clone(), authenticate));
+    Router::new().nest(ROOT, api).merge(crate::page::router()).fallback(no_such_path).with_state(panel)
+}
+
+/// Lets only holders of an API token in; the document of the API is for everybody.
+async fn authenticate(State(panel): State<Panel>, mut request: Request, next: Next) -> Reply<Response> {
+    if request.uri().path().trim_end_matches('/').ends_with("/openapi.json") {
+        return Ok(next.run(request).await);
+    }
+    let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token =
+        header.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let actor = match token {
+        Some((_, token)) => panel.store.actor(token.trim()).await?,
+        None => None,
+    };
+    let Some(actor) = actor else {
+        return Err(Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "No valid API token",
+            if header.is_none() { "the request has no API token" } else { "this API token is not known" },
+            "send Authorization: Bearer TOKEN; the first token is in /var/lib/phalanx/panel/admin.token",
+        ));
+    };
+    request.extensions_mut().insert(actor);
+    Ok(next.run(request).await)
+}
+
+async fn no_such_path(request: Request) -> Response {
+    let detail = format!("there is nothing at {}", request.uri().path().chars().take(300).collect::<String>());
+    let hint = "see what there is: GET /api/v1/openapi.json";
+    Problem::new(StatusCode::NOT_FOUND, "unknown", "There is no such thing", detail, hint).into_response()
+}
+
+async fn method_not_allowed(request: Request) -> Response {
+    let detail = format!("{} can't be done here", request.method().as_str().chars().take(20).collect::<String>());
+    let hint = "see what can be done: GET /api/v1/openapi.json";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "This can't be done here", detail, hint)
+        .into_response()
+}
