@@ -1,0 +1,81 @@
+//! Floor 6: the binary `phalanx`. The commands that a person types, and the start of the panel's and the agent's daemons.
+//!
+//! A command makes requests to the panel's API and prints; it holds no state and decides nothing. Text is for people, `--json` is
+//! what the API answered, errors go to standard error, and the exit code tells scripts what kind of failure it was
+//! ([`failure::Failure::exit_code`]).
+//!
+//! Deliberately absent: rules of the model (the panel keeps them), and secrets in arguments (every user of the machine can read
+//! those).
+
+mod args;
+mod client;
+mod commands;
+mod failure;
+mod render;
+mod session;
+mod sse;
+mod token;
+
+use crate::args::{Cli, Command, Global};
+use crate::failure::Failure;
+use crate::render::style::Style;
+use crate::session::Session;
+use clap::{CommandFactory as _, Parser as _};
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.global.json;
+    match run(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            let text = if json { format!("{:#}\n", failure.json()) } else { failure.text() };
+            // Where standard error is closed, the exit code alone has to do.
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let Cli { command, global } = cli;
+    let session = || connect(&global);
+    let done = match command {
+        Command::Status(args) => commands::status::run(&args, &session()?),
+        Command::Events(args) => commands::journal::events(args, &session()?),
+        Command::Server(command) => commands::server::run(command, &session()?),
+        Command::Cluster(command) => commands::cluster::run(command, &session()?),
+        Command::Share(command) => commands::share::run(command, &session()?),
+        Command::Address(command) => commands::address::run(command, &session()?),
+        Command::LogicalServer(command) => commands::logical_server::run(command, &session()?),
+        Command::Account(command) => commands::account::run(command, &session()?),
+        Command::Site(command) => commands::site::run(command, &session()?),
+        Command::Token(command) => commands::token::run(command, &session()?),
+        Command::Audit(args) => commands::journal::audit(args, &session()?),
+        Command::Completions { shell } => completions(shell),
+        Command::Panel(command) => commands::daemons::panel(command),
+        Command::Agent(command) => commands::daemons::agent(command),
+        Command::Launcher(args) => commands::daemons::launcher(args),
+        Command::Guard(args) => return commands::daemons::guard(args),
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+/// A session with the panel that the options and the environment name.
+fn connect(global: &Global) -> Result<Session, Failure> {
+    let token = token::find(global.token_file.as_deref(), std::env::var("PHALANX_TOKEN").ok())?;
+    let client = client::Client::new(&global.panel, token)?;
+    let (no_color, term) = (std::env::var("NO_COLOR").ok(), std::env::var("TERM").ok());
+    let style = Style::choose(std::io::stdout().is_terminal(), no_color.as_deref(), term.as_deref());
+    Ok(Session { client, json: global.json, style })
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "phalanx", &mut script);
+    session::print(&String::from_utf8_lossy(&script))
+}
+
+#[cfg(test)]
+mod tests;

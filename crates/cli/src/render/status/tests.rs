@@ -1,0 +1,163 @@
+use super::*;
+use expect_test::{Expect, expect};
+use serde::Deserialize as _;
+use serde_json::{Value, json};
+
+#[track_caller]
+fn check(status: Value, expected: Expect) {
+    let status = Status::deserialize(&status).expect("a status");
+    expected.assert_eq(&picture(&status, Style::Plain));
+}
+
+fn node(server: &str, role: &str, state: &str, score_percent: u8, rate: f64, share: f64) -> Value {
+    json!({
+        "server": server, "role": role, "state": state, "why": "", "joined": true, "connected": true, "last_seen": "2026-11-22T22:11:04Z",
+        "converged": true, "problems": [], "load": {"score_percent": score_percent, "requests_per_second": rate},
+        "share_percent": share, "flows": 9,
+    })
+}
+
+fn figure_1() -> Value {
+    json!({
+        "clusters": [
+            {"name": "lb", "kind": "balancer", "nodes": [node("lb1", "master", "up", 100, 0.0, 0.0)]},
+            {"name": "nas", "kind": "nas", "nodes": [node("nas1", "master", "up", 100, 0.0, 0.0)]},
+            {"name": "web", "kind": "web", "share": "content", "nodes": [
+                node("web1", "master", "up", 73, 41.2, 50.3), node("web2", "slave", "up", 82, 140.9, 49.7),
+            ]},
+        ],
+        "balancers": [{"name": "lb", "services": [{"external": "198.51.100.10:80", "cluster": "web"}]}],
+        "shares": [{"name": "content", "kind": "nfs-managed", "nas": "nas", "path": "/srv/nas/web"}],
+        "counts": {"servers": 4, "clusters": 3, "accounts": 1, "sites": 2},
+    })
+}
+
+#[test]
+fn figure_1_in_good_health() {
+    check(
+        figure_1(),
+        expect![[r#"
+            ● all is well   4 servers, 3 clusters, 1 account, 2 sites
+
+            Web cluster web
+
+              clients
+                 │
+                 ▼
+              198.51.100.10:80   balancer lb  ● lb1 up
+                 │
+                 ├─▶ ● web1  master  up          ███░░░░░░░  27 %     41.2 req/s   50 % of traffic  9 open
+                 └─▶ ● web2  slave   up          ██░░░░░░░░  18 %      141 req/s   50 % of traffic  9 open
+                 │
+                 ▼
+              share content   on nas  ● nas1 up   nfs-managed /srv/nas/web
+        "#]],
+    );
+}
+
+#[test]
+fn troubles_are_in_words() {
+    let mut status = figure_1();
+    let mut gone = node("web2", "slave", "down", 82, 0.0, 0.0);
+    gone["connected"] = json!(false);
+    let mut late = node("web3", "slave", "unknown", 0, 0.0, 0.0);
+    late["connected"] = json!(false);
+    for (key, value) in
+        [("joined", json!(false)), ("last_seen", Value::Null), ("problems", Value::Null), ("load", Value::Null)]
+    {
+        late[key] = value;
+    }
+    gone["why"] = json!("no answer to the health check within 1 s");
+    let mut busy = node("web1", "master", "overloaded", 0, 512.0, 100.0);
+    busy["problems"] =
+        json!(["httpd refused extra.conf line 3: Invalid command 'Foo'\u{1b}[2J; the last good generation stays live"]);
+    status["clusters"][2]["nodes"] = json!([busy, gone, late, node("web4", "slave", "drained", 100, 0.0, 0.0)]);
+    check(
+        status,
+        expect![[r#"
+            ✖ 5 problems   4 servers, 3 clusters, 1 account, 2 sites
+
+            Web cluster web
+
+              clients
+                 │
+                 ▼
+              198.51.100.10:80   balancer lb  ● lb1 up
+                 │
+                 ├─▶ ▲ web1  master  overloaded  ██████████ 100 %      512 req/s  100 % of traffic  9 open
+                 ├─▶ ✖ web2  slave   down        ··········    ?          ? req/s    0 % of traffic  9 open
+                 ├─▶ ▲ web3  slave   unknown     ··········    ?          ? req/s    0 % of traffic  9 open
+                 └─▶ ○ web4  slave   drained     ░░░░░░░░░░   0 %      0.0 req/s    0 % of traffic  9 open
+                 │
+                 ▼
+              share content   on nas  ● nas1 up   nfs-managed /srv/nas/web
+
+            Problems
+              ✖ web2 (web): down: no answer to the health check within 1 s
+              ▲ web1 (web): overloaded, gets nothing new
+              ▲ web1 (web): httpd refused extra.conf line 3: Invalid command 'Foo'�[2J; the last good generation stays live
+              ▲ web2 (web): its agent is out of reach, last seen 2026-11-22 22:11:04 UTC
+              ▲ web3 (web): it has not joined yet: `phalanx server token web3` gives the command
+        "#]],
+    );
+}
+
+#[test]
+fn a_cluster_that_serves_nobody_is_the_worst() {
+    let mut status = figure_1();
+    status["clusters"][2]["nodes"] =
+        json!([node("web1", "master", "drained", 100, 0.0, 0.0), node("web2", "slave", "drained", 100, 0.0, 0.0)]);
+    let status = Status::deserialize(&status).expect("a status");
+    let text = picture(&status, Style::Plain);
+    assert!(text.starts_with("✖ 1 problem "), "{text}");
+    assert!(text.ends_with("  ✖ web: no node is in service, so clients get no answer\n"), "{text}");
+}
+
+#[test]
+fn what_is_not_used_yet_is_seen_too() {
+    let web = json!({"name": "web", "kind": "web", "nodes": [node("web1", "master", "unknown", 100, 0.0, 0.0)]});
+    let nas = json!({"name": "nas", "kind": "nas", "nodes": [node("nas1", "master", "up", 100, 0.0, 0.0)]});
+    check(
+        json!({
+            "clusters": [web, nas], "free_servers": [{"server": "web9", "kind": "web"}],
+            "counts": {"servers": 3, "clusters": 2, "accounts": 0, "sites": 1},
+        }),
+        expect![[r#"
+            ▲ 2 problems   3 servers, 2 clusters, 0 accounts, 1 site
+
+            Web cluster web
+
+              no external address
+                 │
+                 └─▶ ▲ web1  master  unknown     ░░░░░░░░░░   0 %      0.0 req/s    0 % of traffic  9 open
+
+              no share
+
+            Nas cluster nas  ● nas1 up  not used yet
+
+            In no cluster: web9 (web)
+
+            Problems
+              ▲ web: no external address leads to it: `phalanx address add IP:PORT --balancer CLUSTER --cluster web`
+              ▲ web: it has no share, so its nodes serve nothing: `phalanx cluster change web --share SHARE`
+        "#]],
+    );
+    check(
+        json!({}),
+        expect![[r#"
+        Nothing is set up yet. Begin with `phalanx server add --help`.
+    "#]],
+    );
+}
+
+#[test]
+fn colours_say_the_same_as_the_marks() {
+    let status = Status::deserialize(&figure_1()).expect("a status");
+    let coloured = picture(&status, Style::Coloured);
+    assert!(coloured.contains("\u{1b}[32m●\u{1b}[0m web1"), "{coloured}");
+    let mut plain = String::new();
+    for (i, piece) in coloured.split('\u{1b}').enumerate() {
+        plain += if i == 0 { piece } else { piece.split_once('m').map_or("", |(_, rest)| rest) };
+    }
+    assert_eq!(plain, picture(&status, Style::Plain));
+}
