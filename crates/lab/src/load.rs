@@ -1,0 +1,251 @@
+//! A client that asks for one page again and again and remembers each answer. It runs on a client's host, from a copy of the lab's binary.
+//!
+//! Bounded: it stops by itself, after a time and after a number of requests, whichever is first.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::{Background, Host};
+
+/// What to ask for, and how often.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Load {
+    /// Where to connect to
+    #[arg(long)]
+    pub target: SocketAddr,
+    /// The Host header
+    #[arg(long)]
+    pub host: String,
+    /// The path
+    #[arg(long, default_value = "/")]
+    pub path: String,
+    /// Requests a second, over all threads
+    #[arg(long, default_value_t = 100)]
+    pub rate: u32,
+    /// Connections at a time
+    #[arg(long, default_value_t = 8)]
+    pub threads: u32,
+    /// When to stop, in seconds
+    #[arg(long, default_value_t = 10)]
+    pub seconds: u32,
+    /// The most requests
+    #[arg(long, default_value_t = 1_000_000)]
+    pub requests: u64,
+    /// How long one request may take, in milliseconds
+    #[arg(long, default_value_t = 5_000)]
+    pub patience_ms: u64,
+    /// Ask many times over one connection, instead of once
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// One request and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// When it began, in milliseconds since the load began.
+    pub at_ms: u64,
+    /// How long it took, in microseconds.
+    pub took_us: u64,
+    /// The HTTP status; 0 where there was no whole answer.
+    pub status: u16,
+    /// The body's beginning, or the error.
+    pub text: String,
+}
+
+impl Record {
+    /// Whether the answer was whole and said 200.
+    pub fn ok(&self) -> bool {
+        self.status == 200
+    }
+}
+
+/// A load that runs on a host.
+#[derive(Debug)]
+pub struct Running {
+    background: Background,
+    limit: Duration,
+}
+
+impl Load {
+    /// Asks for `path` of `host` at `target`, 100 times a second over new connections, for `seconds`.
+    pub fn new(target: SocketAddr, host: &str, path: &str, seconds: u32) -> Self {
+        Self {
+            target,
+            host: host.to_owned(),
+            path: path.to_owned(),
+            rate: 100,
+            threads: 8,
+            seconds,
+            requests: 1_000_000,
+            patience_ms: 5_000,
+            keep: false,
+        }
+    }
+
+    /// Starts the load on a host that is a client.
+    ///
+    /// # Errors
+    /// The host can't be entered.
+    pub fn start(&self, client: &Host<'_>) -> Result<Running> {
+        const PLACE: &str = "/run/phalanx-lab-load";
+        if client.run(&format!("test -x {PLACE}"))?.status != 0 {
+            let program = std::fs::read(crate::paths::program()?).context("cannot read the lab's own program")?;
+            client.write_file(PLACE, &program)?;
+            client.text(&format!("chmod 755 {PLACE}"))?;
+        }
+        let Self { target, host, path, rate, threads, seconds, requests, patience_ms, keep } = self;
+        let keep = if *keep { "--keep" } else { "" };
+        let line = format!(
+            "exec {PLACE} load --target {target} --host {host} --path '{path}' --rate {rate} --threads {threads} --seconds {seconds} \
+             --requests {requests} --patience-ms {patience_ms} {keep}"
+        );
+        Ok(Running { background: client.spawn(&line)?, limit: Duration::from_secs(u64::from(*seconds) + 30) })
+    }
+
+    /// Runs the load here and writes a line of JSON for each request.
+    ///
+    /// # Errors
+    /// Standard output can't be written.
+    pub fn run(&self) -> Result<()> {
+        ensure!(self.rate > 0 && self.threads > 0, "rate and threads must be at least 1");
+        let begin = Instant::now();
+        let next = AtomicU64::new(0);
+        let records = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..self.threads {
+                scope.spawn(|| self.work(begin, &next, &records));
+            }
+        });
+        let mut records = records.into_inner().expect("no thread panics while it holds the lock");
+        records.sort_by_key(|record: &Record| record.at_ms);
+        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+        for record in records {
+            serde_json::to_writer(&mut out, &record)?;
+            out.write_all(b"\n")?;
+        }
+        out.flush().context("cannot write the records")
+    }
+
+    fn work(&self, begin: Instant, next: &AtomicU64, records: &Mutex<Vec<Record>>) {
+        let mut connection = None;
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let due = Duration::from_micros(number * 1_000_000 / u64::from(self.rate));
+            if number >= self.requests || due >= Duration::from_secs(u64::from(self.seconds)) {
+                return;
+            }
+            std::thread::sleep(due.saturating_sub(begin.elapsed()));
+            let at = begin.elapsed();
+            let (status, text) = match self.ask(&mut connection) {
+                Ok((status, body)) => (status, body),
+                Err(error) => {
+                    connection = None;
+                    (0, format!("{error:#}"))
+                }
+            };
+            let took = begin.elapsed() - at;
+            let record = Record { at_ms: at.as_millis() as u64, took_us: took.as_micros() as u64, status, text };
+            records.lock().expect("no thread panics while it holds the lock").push(record);
+        }
+    }
+
+    fn ask(&self, kept: &mut Option<TcpStream>) -> Result<(u16, String)> {
+        let patience = Duration::from_millis(self.patience_ms);
+        let mut stream = match kept.take() {
+            Some(stream) => stream,
+            None => TcpStream::connect_timeout(&self.target, patience).context("connect")?,
+        };
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        stream.set_nodelay(true)?;
+        let connection = if self.keep { "keep-alive" } else { "close" };
+        let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\nConnection: {connection}\r\n\r\n", self.path, self.host);
+        stream.write_all(request.as_bytes()).context("send")?;
+        let (status, body) = read_answer(&mut stream)?;
+        if self.keep {
+            *kept = Some(stream);
+        }
+        Ok((status, String::from_utf8_lossy(&body).chars().take(200).collect()))
+    }
+}
+
+impl Running {
+    /// Waits until the load has stopped by itself.
+    ///
+    /// # Errors
+    /// It failed, or did not stop.
+    pub fn finish(self) -> Result<Vec<Record>> {
+        let text = self.background.wait(self.limit)?.text()?;
+        text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("not a record: {line:?}"))).collect()
+    }
+}
+
+/// Reads one whole answer: to its length, to its last chunk, or to the end of the connection.
+fn read_answer(stream: &mut TcpStream) -> Result<(u16, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    let head = loop {
+        if let Some(end) = find(&bytes, b"\r\n\r\n") {
+            break end + 4;
+        }
+        ensure!(bytes.len() < 64 << 10, "the head is too long");
+        more(stream, &mut bytes)?;
+    };
+    let text = String::from_utf8_lossy(&bytes[..head]).to_ascii_lowercase();
+    let status: u16 = text.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no status")?;
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned());
+    if let Some(length) = field("content-length:") {
+        let end = head + length.parse::<usize>().context("a bad length")?;
+        while bytes.len() < end {
+            more(stream, &mut bytes)?;
+        }
+        return Ok((status, bytes[head..end].to_vec()));
+    }
+    if field("transfer-encoding:").is_some() {
+        return Ok((status, read_chunks(stream, &mut bytes, head)?));
+    }
+    let mut body = bytes[head..].to_vec();
+    stream.read_to_end(&mut body).context("read")?;
+    Ok((status, body))
+}
+
+fn read_chunks(stream: &mut TcpStream, bytes: &mut Vec<u8>, mut at: usize) -> Result<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let line = loop {
+            if let Some(end) = find(&bytes[at..], b"\r\n") {
+                break at + end;
+            }
+            more(stream, bytes)?;
+        };
+        let size = String::from_utf8_lossy(&bytes[at..line]);
+        let size =
+            usize::from_str_radix(size.split(';').next().unwrap_or_default().trim(), 16).context("a bad chunk")?;
+        let (begin, end) = (line + 2, line + 2 + size);
+        while bytes.len() < end + 2 {
+            more(stream, bytes)?;
+        }
+        if size == 0 {
+            return Ok(body);
+        }
+        body.extend_from_slice(&bytes[begin..end]);
+        at = end + 2;
+    }
+}
+
+fn more(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<()> {
+    let mut some = [0; 16 << 10];
+    let count = stream.read(&mut some).context("read")?;
+    ensure!(count > 0, "the connection ended early");
+    bytes.extend_from_slice(&some[..count]);
+    Ok(())
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}

@@ -1,0 +1,14 @@
+//! What the product promises, shown on real hosts: each scenario brings a topology up with the product's package in it, drives it from outside
+//! as people and their customers do, and breaks things.
+//!
+//! `make scenario NAME=death` runs those whose name contains the word. A missing tool or image is a failure, never a skip.
+
+mod scenarios {
+    mod death;
+    mod even;
+    mod join_and_leave;
+    mod live;
+    mod masters_only;
+    mod session;
+    mod without_panel;
+}
