@@ -44,10 +44,19 @@ impl Accounts {
     }
 
     /// Begins a piece of work on a node that shall be as `spec` says.
-    pub fn begin<'a>(&'a mut self, spec: Option<&'a NodeSpec>, reader: &'a Reader) -> Work<'a> {
+    pub fn begin<'a>(&'a mut self, spec: Option<&'a NodeSpec>, reader: &'a Reader, why: Why) -> Work<'a> {
         let share_roots = Desired::of(spec).kept_shares.into_iter().map(|kept| (kept.share, kept.path.as_str().into()));
-        Work { share_roots: share_roots.collect(), accounts: self, spec, reader, awake: None, wrote: false }
+        Work { share_roots: share_roots.collect(), accounts: self, spec, reader, why, awake: None, wrote: false }
     }
+}
+
+/// Why accounts are worked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// The directory changed, or the agent has just started and may render differently than the one before it.
+    Ordered,
+    /// They were looked at in turns: what is not as it should be was changed by hand.
+    Looked,
 }
 
 /// A piece of work: a page of accounts.
@@ -55,6 +64,7 @@ pub struct Work<'a> {
     accounts: &'a mut Accounts,
     spec: Option<&'a NodeSpec>,
     reader: &'a Reader,
+    why: Why,
     share_roots: BTreeMap<Name, PathBuf>,
     awake: Option<BTreeSet<Uid>>,
     wrote: bool,
@@ -183,12 +193,23 @@ impl Work<'_> {
         if is_awake {
             self.accounts.runtime.block_on(service::reload_account(uid))?;
         }
-        let was: Vec<_> =
-            changed.iter().filter_map(|(name, content, before)| Some((name, content, before.as_ref()?))).collect();
-        for (name, content, before) in was {
-            tracing::info!(account = %account.name, file = name, "rewritten\n{}", diff::lines(&String::from_utf8_lossy(before), content));
+        for (name, content, before) in changed {
+            self.tell(&account.name, name, before.as_deref(), content);
         }
         Ok(())
+    }
+
+    /// Tells that a file was rewritten; as drift where nothing was ordered.
+    fn tell(&self, account: &Name, file: &str, before: Option<&[u8]>, content: &str) {
+        let Some(before) = before else { return };
+        let diff = diff::lines(content, &String::from_utf8_lossy(before));
+        match self.why {
+            Why::Looked => {
+                let what = format!("{file} of account {account} was changed by hand; it is mended");
+                self.accounts.events.add(Severity::Warning, "drift", what, diff);
+            }
+            Why::Ordered => tracing::debug!(%account, file, "rewritten; it was\n{diff}"),
+        }
     }
 
     fn check(&self, directory: &Path, files: &BTreeMap<&'static str, String>) -> anyhow::Result<()> {

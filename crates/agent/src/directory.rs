@@ -5,7 +5,7 @@
 //! it, so a crash in between loses nothing. Beside that, all accounts are looked at in turns, a page a second, so that what was
 //! changed by hand is mended too; looking at what is as it should be writes nothing.
 
-use crate::accounts::Accounts;
+use crate::accounts::{Accounts, Why};
 use crate::events::Events;
 use crate::paths::Paths;
 use anyhow::{Context, anyhow};
@@ -21,8 +21,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// Requests that wait.
 const QUEUE_LEN: usize = 1_024;
-/// Dirty accounts that are derived before the next request is looked at.
+/// Dirty accounts that are derived before the next request is looked at, and how long that may take: the account that is under way
+/// is finished, and reloading one that is awake takes some 50 ms.
 const DERIVED_AT_ONCE: usize = 100;
+const DERIVED_IN: Duration = Duration::from_millis(100);
 /// Accounts that are looked at each second in turns.
 const LOOKED_AT_ONCE: usize = 1_000;
 /// A round of looking begins no sooner than this after the one before.
@@ -37,7 +39,6 @@ enum Request {
     Collect(Snapshot, Answer<Position>),
     Forget(Answer<Position>),
     Serve(Option<Box<NodeSpec>>),
-    ChangesAfter(Position, Answer<ChangesRead>),
 }
 
 type Answer<T> = oneshot::Sender<Result<T, DirectoryError>>;
@@ -46,6 +47,8 @@ type Answer<T> = oneshot::Sender<Result<T, DirectoryError>>;
 #[derive(Clone)]
 pub struct DirectoryHandle {
     requests: mpsc::Sender<Request>,
+    /// A connection of its own for reading the log of changes.
+    log: Arc<Mutex<Writer>>,
     /// What is committed.
     pub head: Arc<watch::Sender<Position>>,
     forgotten: Arc<AtomicBool>,
@@ -63,8 +66,13 @@ pub fn start(paths: &Paths, events: Arc<Events>, spec: Option<NodeSpec>) -> anyh
     let (requests, queue) = mpsc::channel(QUEUE_LEN);
     let head = Arc::new(watch::Sender::new(writer.position()?));
     let problems = Arc::new(Mutex::new(Vec::new()));
-    let handle =
-        DirectoryHandle { requests, head: head.clone(), forgotten: Arc::default(), problems: problems.clone() };
+    let handle = DirectoryHandle {
+        requests,
+        log: Arc::new(Mutex::new(Writer::open(&path)?)),
+        head: head.clone(),
+        forgotten: Arc::default(),
+        problems: problems.clone(),
+    };
     let accounts = Accounts::new(paths, Handle::current(), events);
     let worker = Worker { writer, reader, queue, head, accounts, spec, problems, round: Round::default() };
     std::thread::Builder::new()
@@ -102,9 +110,11 @@ impl DirectoryHandle {
         self.requests.send(Request::Serve(spec.map(Box::new))).await.map_err(|_| gone())
     }
 
-    /// Reads changes for a slave.
+    /// Reads changes for a slave, beside the thread: a slave does not wait until this node has derived its own files.
     pub async fn changes_after(&self, after: Position) -> anyhow::Result<ChangesRead> {
-        self.ask(|answer| Request::ChangesAfter(after, answer)).await
+        let log = self.log.clone();
+        let read = move || log.lock().unwrap_or_else(PoisonError::into_inner).changes_after(after);
+        Ok(tokio::task::spawn_blocking(read).await??)
     }
 
     /// What could not be derived, in words for a person.
@@ -128,6 +138,8 @@ fn gone() -> anyhow::Error {
 struct Round {
     after: Option<Name>,
     next_at: Option<Instant>,
+    /// A whole round was made since the start or the last spec.
+    is_repeated: bool,
 }
 
 struct Worker {
@@ -185,7 +197,6 @@ impl Worker {
                 self.round = Round::default();
                 true
             }
-            Request::ChangesAfter(after, answer) => answer.send(self.writer.changes_after(after)).is_ok(),
         };
         if !is_heard {
             tracing::debug!("nobody waited for the directory's answer any more");
@@ -200,23 +211,27 @@ impl Worker {
 
     /// Derives what the last batches touched. Returns how many accounts that were.
     fn derive(&mut self) -> anyhow::Result<usize> {
-        let dirty = self.writer.dirty(DERIVED_AT_ONCE)?;
+        let mut dirty = self.writer.dirty(DERIVED_AT_ONCE)?;
         if dirty.is_empty() {
             return Ok(0);
         }
-        let position = self.writer.position()?;
-        let mut work = self.accounts.begin(self.spec.as_ref(), &self.reader);
-        for account in &dirty {
-            work.derive(&account.account, account.uid)?;
+        let (position, begun) = (self.writer.position()?, Instant::now());
+        let mut work = self.accounts.begin(self.spec.as_ref(), &self.reader, Why::Ordered);
+        let mut done = 0;
+        while done < dirty.len() && (done == 0 || begun.elapsed() < DERIVED_IN) {
+            work.derive(&dirty[done].account, dirty[done].uid)?;
+            done += 1;
         }
         work.finish()?;
+        dirty.truncate(done);
         self.writer.clear_dirty(&dirty, position)?;
-        Ok(dirty.len())
+        Ok(done)
     }
 
     /// Looks at the next page of accounts; at the beginning of a round, also for what belongs to no account.
     fn look(&mut self) -> anyhow::Result<()> {
-        let Round { after, next_at } = &mut self.round;
+        let Round { after, next_at, is_repeated } = &mut self.round;
+        let why = if *is_repeated { Why::Looked } else { Why::Ordered };
         if after.is_none() {
             if next_at.is_some_and(|at| Instant::now() < at) {
                 return Ok(());
@@ -226,7 +241,8 @@ impl Worker {
         let is_first = after.is_none();
         let page = self.reader.accounts(after.as_ref(), LOOKED_AT_ONCE)?;
         *after = page.last().map(|(account, _)| account.name.clone()).filter(|_| page.len() == LOOKED_AT_ONCE);
-        let mut work = self.accounts.begin(self.spec.as_ref(), &self.reader);
+        *is_repeated |= after.is_none();
+        let mut work = self.accounts.begin(self.spec.as_ref(), &self.reader, why);
         if is_first {
             work.remove_strangers()?;
         }

@@ -1,7 +1,7 @@
 //! What happened on this node, kept until the upstream has it.
 //!
 //! At most [`KEPT_MAX`] events wait on disk. When more happen while nobody fetches them, the oldest are dropped and the next one says
-//! how many.
+//! how many. What another daemon tells of itself is taken over once, also when the agent was away in between.
 
 use crate::keep;
 use phalanx_host::facts;
@@ -33,6 +33,16 @@ struct Kept {
     last_number: u64,
     dropped: u64,
     waiting: VecDeque<NodeEvent>,
+    #[serde(default)]
+    taken_over: TakenOver,
+}
+
+/// How far another daemon's events were taken over.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct TakenOver {
+    /// The daemon's run, in which events are numbered from 1.
+    run: u64,
+    number: u64,
 }
 
 impl Events {
@@ -44,31 +54,33 @@ impl Events {
 
     /// Adds one, and writes it to the log as well.
     pub fn add(&self, severity: Severity, topic: &str, text: impl Into<String>, detail: impl Into<String>) {
-        let (mut text, detail): (String, String) = (text.into(), detail.into());
+        let (text, detail): (String, String) = (text.into(), detail.into());
         match severity {
             Severity::Info => tracing::info!(topic, detail, "{text}"),
             Severity::Warning => tracing::warn!(topic, detail, "{text}"),
             Severity::Error => tracing::error!(topic, detail, "{text}"),
         }
+        let topic = topic.to_owned();
+        let event = NodeEvent { number: 0, at_unix_s: facts::unix_s(), severity, topic, text, detail };
         let mut kept = self.lock();
-        if kept.waiting.len() >= KEPT_MAX {
-            kept.waiting.pop_front();
-            kept.dropped += 1;
-        } else if kept.dropped > 0 {
-            text = format!("{text} ({} earlier events were dropped while nobody fetched them)", kept.dropped);
-            kept.dropped = 0;
+        kept.push(event);
+        self.store(&kept);
+        drop(kept);
+        self.added.notify_one();
+    }
+
+    /// Takes over what another daemon of this machine told of itself in its run `run`, each event once. It has logged them itself.
+    pub fn take_over(&self, run: u64, events: Vec<NodeEvent>) {
+        let mut kept = self.lock();
+        let before = if kept.taken_over.run == run { kept.taken_over.number } else { 0 };
+        let mut news = events.into_iter().filter(|event| event.number > before).peekable();
+        if news.peek().is_none() {
+            return;
         }
-        kept.last_number += 1;
-        let detail = detail.chars().take(DETAIL_LEN_MAX).collect();
-        let number = kept.last_number;
-        kept.waiting.push_back(NodeEvent {
-            number,
-            at_unix_s: facts::unix_s(),
-            severity,
-            topic: topic.to_owned(),
-            text,
-            detail,
-        });
+        for event in news {
+            kept.taken_over = TakenOver { run, number: event.number };
+            kept.push(event);
+        }
         self.store(&kept);
         drop(kept);
         self.added.notify_one();
@@ -100,6 +112,26 @@ impl Events {
     }
 }
 
+impl Kept {
+    /// Adds an event under the next number.
+    fn push(&mut self, mut event: NodeEvent) {
+        if self.waiting.len() >= KEPT_MAX {
+            self.waiting.pop_front();
+            self.dropped += 1;
+        } else if self.dropped > 0 {
+            let note = format!(" ({} earlier events were dropped while nobody fetched them)", self.dropped);
+            event.text.push_str(&note);
+            self.dropped = 0;
+        }
+        self.last_number += 1;
+        event.number = self.last_number;
+        if let Some((end, _)) = event.detail.char_indices().nth(DETAIL_LEN_MAX) {
+            event.detail.truncate(end);
+        }
+        self.waiting.push_back(event);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +151,30 @@ mod tests {
         events.add(Severity::Info, "agent", "three", "");
         assert_eq!(events.after(2).iter().map(|e| e.number).collect::<Vec<_>>(), [3]);
         assert_eq!(events.after(0).len(), 2);
+    }
+
+    #[test]
+    fn what_another_daemon_tells_is_taken_over_once() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("events.json");
+        let told = |number: u64, text: &str| NodeEvent {
+            number,
+            at_unix_s: 7,
+            severity: Severity::Warning,
+            topic: "drift".to_owned(),
+            text: text.to_owned(),
+            detail: "-a rule".to_owned(),
+        };
+        let events = Events::load(path.clone()).expect("new");
+        events.add(Severity::Info, "agent", "own", "");
+        events.take_over(100, vec![told(1, "a"), told(2, "b")]);
+        drop(events);
+        let events = Events::load(path).expect("read");
+        events.take_over(100, vec![told(2, "b"), told(3, "c")]);
+        events.take_over(200, vec![told(1, "d")]);
+        let all: Vec<_> = events.after(0).into_iter().map(|event| (event.number, event.text)).collect();
+        let all: Vec<_> = all.iter().map(|(number, text)| (*number, text.as_str())).collect();
+        assert_eq!(all, [(1, "own"), (2, "a"), (3, "b"), (4, "c"), (5, "d")]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::keep;
 use crate::paths::Paths;
 use anyhow::Context;
 use phalanx_host::{address, atomic, exports, facts, generation, homes, mount, nft, service};
+use phalanx_model::Uid;
 use phalanx_plan::steps::generations::{digest, file_digests};
 use phalanx_plan::steps::{Marks, Observed, Plan, Step};
 use serde::Serialize;
@@ -149,7 +150,7 @@ impl Executor {
 
     async fn load_table(&self, marks: &mut Marks) -> anyhow::Result<()> {
         nft::load(&self.paths.root.join("live").join(phalanx_plan::steps::desired::TABLE_FILE)).await?;
-        nft::add_owners(&service::accounts_awake().await?).await?;
+        nft::add_owners(&accounts_since_boot()?).await?;
         marks.table = nft::observe().await?;
         Ok(())
     }
@@ -172,6 +173,17 @@ impl Executor {
         }
         self.steps_begun += 1;
     }
+}
+
+/// Accounts that were awake since the machine started: the launcher has made a directory for each.
+fn accounts_since_boot() -> anyhow::Result<Vec<Uid>> {
+    let place = Path::new("/run/phalanx/account");
+    let entries = match std::fs::read_dir(place) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+        entries => entries.with_context(|| format!("{} can't be listed", place.display()))?,
+    };
+    let uid = |name: std::ffi::OsString| Uid::try_from(name.to_str()?.parse::<u32>().ok()?).ok();
+    Ok(entries.filter_map(|entry| uid(entry.ok()?.file_name())).collect())
 }
 
 fn link(at: &str, to: &str) -> anyhow::Result<()> {

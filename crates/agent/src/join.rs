@@ -9,6 +9,7 @@ use crate::link::wire;
 use crate::paths::Paths;
 use anyhow::{Context, anyhow, bail, ensure};
 use phalanx_host::atomic::{self, Access};
+use phalanx_host::service;
 use phalanx_model::Name;
 use phalanx_plan::session::{DownMessage, JoinReply, JoinRequest, UpMessage};
 use phalanx_plan::spec::port;
@@ -62,7 +63,7 @@ impl FromStr for Token {
     }
 }
 
-/// Joins the fleet and keeps the identity on disk; a running agent takes it up by itself. Returns the machine's name.
+/// Joins the fleet, keeps the identity on disk and starts the agent; one that runs takes it up by itself. Returns the machine's name.
 ///
 /// # Errors
 /// The machine is a member already, the upstream can't be reached or is not of the token's fleet, or the token is refused.
@@ -87,6 +88,7 @@ pub async fn join(options: &JoinOptions) -> anyhow::Result<Name> {
         atomic::write(&paths.agent(file), content.as_bytes(), Access::SECRET)?;
     }
     keep::store(&mark, &place)?;
+    service::start_agent().await.context("the machine has joined, but its agent could not be started")?;
     Ok(identity.server)
 }
 

@@ -4,7 +4,7 @@ use crate::check::guard_refusal;
 use crate::node::Node;
 use crate::reconcile::Standing;
 use phalanx_host::{atomic, facts, pressure};
-use phalanx_plan::report::{BackendReport, Load, Report, Severity};
+use phalanx_plan::report::{BackendReport, Load, NodeEvent, Report, Severity};
 use phalanx_plan::score::Score;
 use phalanx_plan::spec::{Work, port};
 use serde::Deserialize;
@@ -36,6 +36,10 @@ struct ProxyStatus {
     errors_total: u64,
     connections: u32,
     backends: Vec<BackendReport>,
+    /// Tells one run of the balancer from another.
+    started_unix_ms: u64,
+    events: Vec<NodeEvent>,
+    problems: Vec<String>,
 }
 
 /// Samples and reports until the process ends.
@@ -83,11 +87,13 @@ impl Reporter {
         let standing = self.standing.borrow().clone();
         let status = read_status();
         let (in_service, mut problems) = self.service(status.is_some());
+        let mut status = status.unwrap_or_default();
+        self.node.events.take_over(status.started_unix_ms, std::mem::take(&mut status.events));
+        problems.append(&mut status.problems);
         problems.extend(standing.problems);
         problems.extend(self.node.directory.problems());
         problems.dedup();
         problems.truncate(20);
-        let status = status.unwrap_or_default();
         let mut load = self.load(&status);
         load.accounts_awake = standing.accounts_awake;
         Report {

@@ -156,7 +156,7 @@ impl Node {
     }
 
     /// Takes a message that came from a slave.
-    pub async fn from_slave(&self, peer: &Name, message: UpMessage) {
+    pub async fn take_from_slave(&self, peer: &Name, message: UpMessage) {
         match message {
             UpMessage::Reports { reports } => {
                 let now = Instant::now();

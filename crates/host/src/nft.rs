@@ -7,6 +7,9 @@ use std::path::Path;
 /// The table's family and name.
 pub const TABLE: [&str; 2] = ["inet", "phalanx_accounts"];
 
+/// The most elements that one command line adds.
+const ELEMENTS_MAX: usize = 1_000;
+
 /// The table as nft lists it, without counters and without what its sets hold; none where there is no table.
 ///
 /// # Errors
@@ -30,13 +33,13 @@ pub async fn load(file: &Path) -> Result<(), CommandError> {
 /// # Errors
 /// nft's words.
 pub async fn add_owners(accounts: &[Uid]) -> Result<(), CommandError> {
-    if accounts.is_empty() {
-        return Ok(());
-    }
-    let elements: Vec<String> = accounts.iter().map(|uid| format!("{} . {uid}", uid.loopback())).collect();
     let [family, name] = TABLE;
-    let set = format!("{{ {} }}", elements.join(", "));
-    command::succeed("nft", &["add", "element", family, name, "owners", &set], LIMIT).await.map(drop)
+    for some in accounts.chunks(ELEMENTS_MAX) {
+        let elements: Vec<String> = some.iter().map(|uid| format!("{} . {uid}", uid.loopback())).collect();
+        let set = format!("{{ {} }}", elements.join(", "));
+        command::succeed("nft", &["add", "element", family, name, "owners", &set], LIMIT).await?;
+    }
+    Ok(())
 }
 
 /// Has nft check a file without loading it.

@@ -47,6 +47,17 @@ pub async fn start(unit: Unit) -> Result<(), CommandError> {
     command::succeed("systemctl", &["start", unit.name()], START_LIMIT).await.map(drop)
 }
 
+/// Starts the agent now and at each boot; a machine that systemd does not run is left alone.
+///
+/// # Errors
+/// systemd's words.
+pub async fn start_agent() -> Result<(), CommandError> {
+    if !std::path::Path::new("/run/systemd/system").exists() {
+        return Ok(());
+    }
+    command::succeed("systemctl", &["enable", "--quiet", "--now", "phalanx-agent.service"], START_LIMIT).await.map(drop)
+}
+
 /// Has a unit read its files again.
 ///
 /// # Errors

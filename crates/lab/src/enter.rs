@@ -60,6 +60,11 @@ pub fn command(group: &Group, words: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
+/// A line of shell that runs exactly these words.
+pub fn quoted(words: &[&str]) -> String {
+    words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect::<Vec<_>>().join(" ")
+}
+
 /// A running command whose output is collected. Dropping it kills it with all that it started, unless that has made a
 /// session of its own.
 #[derive(Debug)]
@@ -178,5 +183,16 @@ impl Collector {
     fn text(&self) -> String {
         let bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_shell_reads_the_words_back() {
+        let words = ["printf", "%s|", "a b", "it's", "$(id)", "", "-n", "\n"];
+        let line = super::quoted(&words);
+        let output = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "a b|it's|$(id)||-n|\n|");
     }
 }

@@ -34,7 +34,15 @@ impl Figure {
         Self::in_lab(Lab::up(&Options::new("figure-1"))?)
     }
 
-    /// Sets the cluster up in a lab that runs.
+    /// As [`Figure::up`], on real NFS: NAS and web nodes have a kernel of their own, and there is no spare machine.
+    ///
+    /// # Errors
+    /// What went wrong, with the words of the command that failed.
+    pub fn up_nfs() -> Result<Self> {
+        Self::in_lab(Lab::up(&Options::new("figure-1-nfs"))?)
+    }
+
+    /// Sets the cluster up in a lab that runs. The share is of kind `nfs-managed` where the NAS has a kernel that can serve it.
     ///
     /// # Errors
     /// What went wrong, with the words of the command that failed.
@@ -186,6 +194,7 @@ impl Figure {
     }
 
     fn declare(&self) -> Result<()> {
+        let share_kind = if self.host("nas").is_guest() { "nfs-managed" } else { "local" };
         for line in [
             "server add lb --kind balancer --address 10.9.0.1/24",
             "server add nas --kind nas --address 10.9.0.20/24",
@@ -193,7 +202,7 @@ impl Figure {
             "server add web2 --kind web --address 10.9.0.12/24",
             "cluster add front --kind balancer --master lb",
             "cluster add storage --kind nas --master nas",
-            "share add content --kind local --nas storage --path /srv/nas/web",
+            &format!("share add content --kind {share_kind} --nas storage --path /srv/nas/web"),
             "cluster add web --kind web --master web1 --share content",
             "cluster add-slave web web2",
             &format!("address add {EXTERNAL}:80 --balancer front --cluster web --port 80"),

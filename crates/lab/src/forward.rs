@@ -1,5 +1,5 @@
 //! A way from the machine's own loopback to a host's: connections to a local port are carried into the host's network
-//! namespace and connect there to 127.0.0.1. It is how a person's browser reaches a page that a host serves to itself.
+//! namespace and connect there, mostly to 127.0.0.1. It is how a person's browser reaches a page that a host serves.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -16,9 +16,9 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 /// How many connections are carried at once; more are closed at once.
 const CONNECTIONS_MAX: usize = 128;
 
-/// Listens at 127.0.0.1:`local` (0 takes a free port) and carries connections to 127.0.0.1:`port` in the network namespace
+/// Listens at 127.0.0.1:`local` (0 takes a free port) and carries connections to `target` as seen from the network namespace
 /// that the file `namespace` stands for, as long as the process lives. Returns where it listens.
-pub fn start(namespace: PathBuf, port: u16, local: u16) -> Result<SocketAddr> {
+pub fn start(namespace: PathBuf, target: SocketAddr, local: u16) -> Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, local))
         .with_context(|| format!("cannot listen at 127.0.0.1:{local} (say 0 for a free port)"))?;
     let address = listener.local_addr()?;
@@ -33,7 +33,7 @@ pub fn start(namespace: PathBuf, port: u16, local: u16) -> Result<SocketAddr> {
             }
             let (namespace, open) = (namespace.clone(), Arc::clone(&open));
             thread::spawn(move || {
-                if let Err(error) = carry(&client, &namespace, port) {
+                if let Err(error) = carry(&client, &namespace, target) {
                     eprintln!("lab: a connection was not carried: {error:#}");
                 }
                 open.fetch_sub(1, Ordering::Relaxed);
@@ -44,14 +44,13 @@ pub fn start(namespace: PathBuf, port: u16, local: u16) -> Result<SocketAddr> {
 }
 
 /// Connects within the namespace and copies both ways until both sides have ended.
-fn carry(client: &TcpStream, namespace: &PathBuf, port: u16) -> Result<()> {
+fn carry(client: &TcpStream, namespace: &PathBuf, target: SocketAddr) -> Result<()> {
     // Opened for each connection, since a host that was killed and booted has another one.
     let file = File::open(namespace).context("the host is not running")?;
     // This moves only this thread, which makes the connection and ends with it.
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
         .context("cannot enter the host's network")?;
-    let host = TcpStream::connect((Ipv4Addr::LOCALHOST, port))
-        .with_context(|| format!("nothing answers at 127.0.0.1:{port} in the host"))?;
+    let host = TcpStream::connect(target).with_context(|| format!("nothing answers the host at {target}"))?;
     thread::scope(|scope| {
         scope.spawn(|| copy(client, &host));
         copy(&host, client);

@@ -17,6 +17,7 @@
 
 pub mod disk;
 pub mod kernel;
+pub(crate) mod machine;
 mod shell;
 
 use std::fs::{self, File};
@@ -30,7 +31,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{Output, tools};
+use crate::network::hardware_address;
+use crate::{Output, paths, tools};
 use kernel::Kernel;
 pub use shell::Shell;
 
@@ -40,12 +42,15 @@ const SHELL_LIMIT: Duration = Duration::from_secs(120);
 /// How long the configuration of a guest's network card may take.
 const NETWORK_LIMIT: Duration = Duration::from_secs(30);
 
+/// The name of the file in a guest's directory that has the messages of its kernel and systemd.
+pub(crate) const CONSOLE: &str = "console.log";
+
 /// What a guest is made of.
 #[derive(Clone, Debug)]
 pub struct GuestSpec {
     /// Its host name: of `a-z`, `0-9` and `-`.
     pub name: String,
-    /// The name of its tap device at the bridge, at most 15 characters. Setting it down cuts the guest's cable.
+    /// The name of its tap device at the bridge, at most 15 characters. Taking it from the bridge cuts the guest's cable.
     pub port: String,
     /// Its address and the length of the network's prefix, set on its card `eth0`.
     pub address: (Ipv4Addr, u8),
@@ -61,6 +66,8 @@ pub struct GuestSpec {
     pub kernel: Kernel,
     /// The root image, as [`disk::root_image`] made it. It is never written.
     pub image: PathBuf,
+    /// Control groups that all its processes are in, by the files that take a process's number.
+    pub groups: Vec<PathBuf>,
     /// A second disk (`/dev/ubdb`), as [`disk::data_disk`] made it.
     pub data_disk: Option<PathBuf>,
     /// Where the guest keeps its copy-on-write disk, its command line and its logs; made if missing.
@@ -79,6 +86,18 @@ pub struct Guest {
 struct Running {
     /// The launcher outside of the guest's PID namespace. Its standard input is the pipe whose end ends the guest.
     launcher: Mutex<Child>,
+}
+
+/// The kernel and the root image that a lab's guests boot, of these layers (the uppermost first), from the lab's own cache; what is
+/// missing is made.
+///
+/// # Errors
+/// As [`Kernel::obtain`] and [`disk::root_image`].
+pub fn provide(layers: &[PathBuf]) -> Result<(Kernel, PathBuf)> {
+    let cache = paths::built();
+    let kernel = Kernel::obtain(&cache)?;
+    let image = disk::root_image(&cache, layers, &kernel)?;
+    Ok((kernel, image))
 }
 
 impl Guest {
@@ -182,6 +201,11 @@ impl Guest {
         self.running.as_ref().is_some_and(|running| running.ended().is_ok())
     }
 
+    /// Whether the guest was given power and not taken it since, even if it has ended by itself.
+    pub(crate) fn has_power(&self) -> bool {
+        self.running.is_some()
+    }
+
     /// What the guest was made from.
     pub fn spec(&self) -> &GuestSpec {
         &self.spec
@@ -209,7 +233,8 @@ impl Guest {
     fn configure_network(&self) -> Result<()> {
         let (address, prefix) = self.spec.address;
         let mut script = format!(
-            "set -e; ip link set vec0 name eth0; ip address replace {address}/{prefix} dev eth0; ip link set eth0 up"
+            "set -e; ip link set vec0 name eth0 address {}; ip address replace {address}/{prefix} dev eth0; ip link set eth0 up",
+            hardware_address(address)
         );
         if let Some(gateway) = self.spec.gateway {
             script += &format!("; ip route replace default via {gateway}");
@@ -264,7 +289,7 @@ impl GuestSpec {
 
     /// Where the kernel's and systemd's messages of the last boot are.
     pub fn console(&self) -> PathBuf {
-        self.dir.join("console.log")
+        self.dir.join(CONSOLE)
     }
 }
 
@@ -278,7 +303,10 @@ fn launch(spec: &GuestSpec, shell: &Shell) -> Result<Child> {
     let console =
         File::options().create(true).append(true).open(spec.console()).context("cannot open the console log")?;
     let terminal = File::create(spec.dir.join("shell.log")).context("cannot make the log of the shell")?;
-    in_netns(spec.netns.as_deref(), "unshare")?
+    let entries: Vec<_> = spec.groups.iter().map(|entry| entry.display().to_string()).collect();
+    let join = format!("for entry in {}; do echo $$ > $entry || exit 125; done; exec \"$@\"", entries.join(" "));
+    in_netns(spec.netns.as_deref(), "sh")?
+        .args(["-c", &join, "launch", "unshare"])
         .args(["--pid", "--fork", "--kill-child=KILL", "--mount-proc", "sh", "-c", FIRST_PROCESS, "sh"])
         .arg(shell.line())
         .arg(spec.kernel.binary())

@@ -96,6 +96,17 @@ pub fn product(base: &Path, deb: &Path) -> Result<PathBuf> {
     })
 }
 
+/// The root file systems that hosts are layers over, the uppermost first: the product's (from `deb`, or the newest package that was
+/// built), unless they are to be bare, and the base. Made if they do not exist.
+pub fn layers(bare: bool, deb: Option<&Path>) -> Result<Vec<PathBuf>> {
+    let base = base()?;
+    if bare {
+        return Ok(vec![base]);
+    }
+    let deb = deb.map_or_else(newest_deb, |deb| Ok(deb.to_owned()))?;
+    Ok(vec![product(&base, &deb)?, base])
+}
+
 /// The newest package of the product that was built.
 pub fn newest_deb() -> Result<PathBuf> {
     let folder = paths::target().join("debian");

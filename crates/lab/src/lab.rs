@@ -13,12 +13,17 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::cgroup::{Group, Pace};
 use crate::enter::{self, Background, Output};
+use crate::guest::kernel::Kernel;
+use crate::guest::{self, Shell};
 use crate::protocol::{self, Action, HostStatus, Progress, Request};
-use crate::topology::{self, Topology};
+use crate::topology::{self, Kind, Topology};
 use crate::{forward, image, paths, tools};
 
 /// How long a command in a host may take if nothing else is said.
 const RUN_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a guest may take to tell its journal.
+const JOURNAL_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long a lab may take to end before it is killed.
 const END_LIMIT: Duration = Duration::from_secs(15);
@@ -73,11 +78,9 @@ impl Lab {
         tools::check()?;
         let file = topology::find(&options.topology)?;
         let topology = Topology::read(&file)?;
-        let mut images = vec![image::base()?];
-        if !options.bare {
-            let deb = options.deb.clone().map_or_else(image::newest_deb, Ok)?;
-            images.insert(0, image::product(&images[0], &deb)?);
-        }
+        let images = image::layers(options.bare, options.deb.as_deref())?;
+        let has_guests = topology.hosts.iter().any(|host| host.kind == Kind::Guest);
+        let guests = if has_guests { Some(guest::provide(&images)?) } else { None };
         let name = options.name.clone().unwrap_or_else(unique_name);
         topology::check_name(&name, 24)?;
         fs::create_dir_all(paths::runs())?;
@@ -91,7 +94,7 @@ impl Lab {
             )
         })?;
         fs::copy(&file, run.join("topology.toml"))?;
-        let mut child = spawn_supervisor(&name, &run, &images, options.detached)?;
+        let mut child = spawn_supervisor(&name, &run, &images, guests, options.detached)?;
         let stdout = child.stdout.take().context("the supervisor has no output")?;
         let keeper = Keeper { lifeline: child.stdin.take(), child };
         // From here on dropping `lab` ends it, also when it fails to start.
@@ -136,8 +139,12 @@ impl Lab {
 
     /// The host called `name`.
     pub fn host(&self, name: &str) -> Result<Host<'_>> {
-        let name = &self.topology.host(name)?.name;
-        Ok(Host { lab: self, name, group: Group::named(&self.name, name) })
+        let topology::Host { name, kind, .. } = self.topology.host(name)?;
+        let inside = match kind {
+            Kind::Container => Inside::Container(Group::named(&self.name, name)),
+            Kind::Guest => Inside::Guest(guest::machine::directory(&self.run, name)),
+        };
+        Ok(Host { lab: self, name, inside })
     }
 
     /// All hosts, in the topology's order.
@@ -179,16 +186,16 @@ impl Lab {
     pub fn journals(&self) -> Result<PathBuf> {
         let folder = paths::built().join("failures").join(&self.name);
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let root = PathBuf::from(format!("/proc/{}/root/run/lab", self.supervisor()?));
-        for host in &self.topology.hosts {
-            let name = &host.name;
-            // Read from the disk rather than inside the host, which may be dead.
-            let directory = format!("--directory={}", root.join(name).join("root/var/log/journal").display());
-            let journal = tools::run("journalctl", ["--no-pager", "--output=short-precise", "--quiet", &directory])
-                .unwrap_or_else(|error| format!("{error:#}"));
-            fs::write(folder.join(format!("{name}.journal")), journal)?;
-            let console = format!("{name}.console");
-            fs::copy(self.run.join(&console), folder.join(&console))?;
+        let disks = PathBuf::from(format!("/proc/{}/root/run/lab", self.supervisor()?));
+        for host in self.hosts()? {
+            let (journal, console) = match &host.inside {
+                Inside::Container(_) => journal_on_disk(&disks.join(host.name), &self.run, host.name),
+                Inside::Guest(directory) => journal_of_guest(directory),
+            };
+            let journal = journal.unwrap_or_else(|error| format!("{error:#}"));
+            fs::write(folder.join(format!("{}.journal", host.name)), journal)?;
+            fs::copy(&console, folder.join(format!("{}.console", host.name)))
+                .with_context(|| format!("cannot copy {}", console.display()))?;
         }
         fs::copy(self.run.join("supervisor.log"), folder.join("supervisor.log"))?;
         Ok(folder)
@@ -255,6 +262,20 @@ impl Keeper {
     }
 }
 
+/// A container's journal, read from its disk rather than inside, since it may be dead; and where its console is.
+fn journal_on_disk(disk: &Path, run: &Path, name: &str) -> (Result<String>, PathBuf) {
+    let directory = format!("--directory={}", disk.join("root/var/log/journal").display());
+    let journal = tools::run("journalctl", ["--no-pager", "--output=short-precise", "--quiet", &directory]);
+    (journal, run.join(format!("{name}.console")))
+}
+
+/// A guest's journal, which only the guest can read; and where its console is, which a dead one has left too.
+fn journal_of_guest(directory: &Path) -> (Result<String>, PathBuf) {
+    let line = "journalctl --no-pager --output=short-precise --quiet";
+    let journal = Shell::of(directory).run(line, b"", JOURNAL_LIMIT).and_then(Output::text);
+    (journal, directory.join(guest::CONSOLE))
+}
+
 /// Brings a lab up, lets `test` do what it wants with it, and ends it. If `test` fails, the journals of the hosts are
 /// collected first, and the failure says where they are.
 pub fn scenario(options: &Options, test: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
@@ -272,13 +293,27 @@ pub fn scenario(options: &Options, test: impl FnOnce(&Lab) -> Result<()>) -> Res
 pub struct Host<'a> {
     lab: &'a Lab,
     name: &'a str,
-    group: Group,
+    inside: Inside,
+}
+
+/// The way into a host.
+#[derive(Clone, Debug)]
+enum Inside {
+    /// Through its control groups into its namespaces.
+    Container(Group),
+    /// Through the shell that its directory has.
+    Guest(PathBuf),
 }
 
 impl Host<'_> {
     /// Its name.
     pub fn name(&self) -> &str {
         self.name
+    }
+
+    /// Whether it has a kernel of its own, and is entered without a terminal.
+    pub fn is_guest(&self) -> bool {
+        matches!(self.inside, Inside::Guest(_))
     }
 
     /// Runs a line of shell as root in the host, for at most 60 s. Any exit status is an `Ok`.
@@ -288,7 +323,11 @@ impl Host<'_> {
 
     /// As [`Host::run`], for at most `limit`.
     pub fn run_for(&self, limit: Duration, line: &str) -> Result<Output> {
-        self.spawn(line)?.wait(limit).with_context(|| format!("on {}", self.name))
+        let output = match &self.inside {
+            Inside::Container(_) => self.spawn(line)?.wait(limit),
+            Inside::Guest(directory) => Shell::of(directory).run(line, b"", limit).with_context(|| format!("`{line}`")),
+        };
+        output.with_context(|| format!("on {}", self.name))
     }
 
     /// As [`Host::run`], but an exit status other than 0 is an error with the command's words. Returns what it wrote,
@@ -297,14 +336,20 @@ impl Host<'_> {
         self.run(line)?.text().with_context(|| format!("`{line}` on {}", self.name))
     }
 
-    /// Starts a line of shell in the host that goes on while the test does other things.
+    /// Starts a line of shell in the host that goes on while the test does other things. On a guest its output comes as a
+    /// whole at its end, and dropping or stopping the [`Background`] leaves it running in the guest, for an hour at most:
+    /// give it an end of its own.
     pub fn spawn(&self, line: &str) -> Result<Background> {
         self.start(&["sh", "-c", line], &[])
     }
 
     /// Runs a program with exactly these words, without a shell, with `input` as its standard input, for at most 60 s.
     pub fn exec(&self, words: &[&str], input: &[u8]) -> Result<Output> {
-        self.start(words, input)?.wait(RUN_LIMIT).with_context(|| format!("on {}", self.name))
+        let output = match &self.inside {
+            Inside::Container(_) => self.start(words, input)?.wait(RUN_LIMIT),
+            Inside::Guest(directory) => Shell::of(directory).run(&enter::quoted(words), input, RUN_LIMIT),
+        };
+        output.with_context(|| format!("on {}", self.name))
     }
 
     /// Writes a file with mode 0644 in the host; folders above it are made.
@@ -315,9 +360,19 @@ impl Host<'_> {
         output.text().map(drop).with_context(|| format!("cannot write {path} on {}", self.name))
     }
 
-    /// The command that runs `words` in the host with the caller's own standard input and outputs.
+    /// The command that runs `words` in the host with the caller's own standard input and outputs. On a guest it has no terminal:
+    /// the input is read to its end before, and the outputs come at the end.
     pub fn command(&self, words: &[&str]) -> Result<Command> {
-        enter::command(&self.group, words).with_context(|| format!("cannot enter {}", self.name))
+        match &self.inside {
+            Inside::Container(group) => {
+                enter::command(group, words).with_context(|| format!("cannot enter {}", self.name))
+            }
+            Inside::Guest(directory) => {
+                let mut command = Command::new(paths::program()?);
+                command.arg("enter-guest").arg(directory).arg("--").args(words);
+                Ok(command)
+            }
+        }
     }
 
     /// Takes its power: see [`Action::Kill`].
@@ -383,8 +438,16 @@ impl Host<'_> {
     /// Carries connections to 127.0.0.1:`local` of the machine (0 takes a free port) to 127.0.0.1:`port` of the host, as
     /// long as this process lives. Returns where it listens.
     pub fn forward(&self, port: u16, local: u16) -> Result<SocketAddr> {
+        self.forward_to(SocketAddr::from(([127, 0, 0, 1], port)), local)
+    }
+
+    /// As [`Host::forward`], to whatever address the host can reach.
+    pub fn forward_to(&self, target: SocketAddr, local: u16) -> Result<SocketAddr> {
+        if self.is_guest() {
+            bail!("{} is a guest: its loopback cannot be reached from outside", self.name);
+        }
         let namespace = format!("/proc/{}/root/run/netns/{}", self.lab.supervisor()?, self.name);
-        forward::start(namespace.into(), port, local)
+        forward::start(namespace.into(), target, local)
     }
 
     fn start(&self, words: &[&str], input: &[u8]) -> Result<Background> {
@@ -457,7 +520,13 @@ fn unique_name() -> String {
     format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-fn spawn_supervisor(name: &str, run: &Path, images: &[PathBuf], detached: bool) -> Result<Child> {
+fn spawn_supervisor(
+    name: &str,
+    run: &Path,
+    images: &[PathBuf],
+    guests: Option<(Kernel, PathBuf)>,
+    detached: bool,
+) -> Result<Child> {
     use std::os::unix::process::CommandExt;
     let log = File::create(run.join("supervisor.log"))?;
     let mut command = tools::command("unshare")?;
@@ -465,6 +534,9 @@ fn spawn_supervisor(name: &str, run: &Path, images: &[PathBuf], detached: bool) 
     command.arg(paths::program()?).args(["supervise", "--name", name, "--run"]).arg(run);
     for image in images {
         command.arg("--image").arg(image);
+    }
+    if let Some((kernel, image)) = guests {
+        command.arg("--guest-kernel").arg(kernel.dir()).arg("--guest-image").arg(image);
     }
     if detached {
         command.arg("--detached").stdin(Stdio::null());

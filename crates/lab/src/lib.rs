@@ -11,6 +11,7 @@
 
 pub mod cgroup;
 mod container;
+pub mod demo;
 pub mod enter;
 pub mod figure;
 mod forward;
@@ -18,6 +19,7 @@ pub mod guest;
 pub mod image;
 mod lab;
 pub mod load;
+mod machine;
 mod network;
 pub mod paths;
 pub mod protocol;

@@ -1,16 +1,19 @@
 //! `phalanx-lab`: brings up labs, and looks into and breaks those that run. What it does is in the library; here is how it
 //! is said on the command line.
 
-use std::path::PathBuf;
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use phalanx_lab::demo::Demo;
 use phalanx_lab::figure::Figure;
 use phalanx_lab::load::Load;
 use phalanx_lab::protocol::Action;
 use phalanx_lab::supervisor::{self, Setting};
-use phalanx_lab::{Host, Lab, Options, Pace, image, names, storage, tools};
+use phalanx_lab::{Host, Lab, Options, Output, Pace, enter, guest, image, names, storage, tools};
 
 /// A whole data centre on one machine.
 #[derive(Debug, Parser)]
@@ -35,8 +38,20 @@ enum Do {
         #[arg(long)]
         deb: Option<PathBuf>,
     },
+    /// Make the kernel and the disk image of guests (hosts with a kernel of their own) if they do not exist, and print where they are.
+    /// Fetching and building the kernel takes about a minute, once.
+    Guests {
+        /// Plain Debian, without the product.
+        #[arg(long)]
+        bare: bool,
+        /// The product's package; the newest that was built if left out.
+        #[arg(long, conflicts_with = "bare")]
+        deb: Option<PathBuf>,
+    },
     /// Bring a lab up and keep it until Ctrl-C.
     Up(Up),
+    /// Show Figure 1 alive: a real application, a slave added and a node killed under load.
+    Demo(Demo),
     /// Set Figure 1 up in a running lab, as an administrator would by the product's own commands.
     Provision,
     /// End a lab.
@@ -106,8 +121,19 @@ enum Do {
         run: PathBuf,
         #[arg(long)]
         image: Vec<PathBuf>,
+        #[arg(long, requires = "guest_image")]
+        guest_kernel: Option<PathBuf>,
+        #[arg(long, requires = "guest_kernel")]
+        guest_image: Option<PathBuf>,
         #[arg(long)]
         detached: bool,
+    },
+    /// Run a command in the guest that lives in a directory; started for commands in guests.
+    #[command(hide = true)]
+    EnterGuest {
+        directory: PathBuf,
+        #[arg(last = true)]
+        command: Vec<String>,
     },
     /// Mount something in another mount namespace; started by the supervisor.
     #[command(hide = true)]
@@ -167,7 +193,13 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             let deb = deb.clone().map_or_else(image::newest_deb, Ok)?;
             println!("{}", image::product(&image::base()?, &deb)?.display());
         }
+        Do::Guests { bare, deb } => {
+            tools::check()?;
+            let (kernel, image) = guest::provide(&image::layers(*bare, deb.as_deref())?)?;
+            println!("{}\n{}\n{}", kernel.about()?, kernel.binary().display(), image.display());
+        }
         Do::Up(options) => return up(options),
+        Do::Demo(demo) => demo.run()?,
         Do::Provision => drop(Figure::in_lab(lab()?)?),
         Do::Down => lab()?.down()?,
         Do::List => names()?.iter().for_each(|name| println!("{name}")),
@@ -186,12 +218,14 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Do::LoseStorage(Target { host }) => act(host, Action::LoseStorage)?,
         Do::ReturnStorage(Target { host }) => act(host, Action::ReturnStorage)?,
         Do::Forward { host, port, local, detach } => forward(&lab()?, host, *port, *local, *detach)?,
-        Do::Supervise { name, run, image, detached } => supervisor::run(Setting {
+        Do::Supervise { name, run, image, guest_kernel, guest_image, detached } => supervisor::run(Setting {
             name: name.clone(),
             run: run.clone(),
             images: image.clone(),
+            guests: guest_kernel.clone().zip(guest_image.clone()),
             lifeline: !detached,
         })?,
+        Do::EnterGuest { directory, command } => return enter_guest(directory, command),
         Do::Graft { pid, source, target } => storage::graft(*pid, source, target)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -236,11 +270,58 @@ fn status(lab: &Lab) -> Result<()> {
 
 fn enter(host: &Host<'_>, command: &[String]) -> Result<ExitCode> {
     use std::os::unix::process::CommandExt;
-    let words: Vec<_> =
-        if command.is_empty() { vec!["bash", "--login"] } else { command.iter().map(String::as_str).collect() };
+    let words: Vec<_> = match command {
+        [] if host.is_guest() => vec![],
+        [] => vec!["bash", "--login"],
+        words => words.iter().map(String::as_str).collect(),
+    };
     // Replaces this process, so that terminal, signals and exit status are the command's.
     let error = host.command(&words)?.exec();
     Err(error).context("cannot start a command in the host")
+}
+
+/// How long a command in a guest may take that is entered here.
+const GUEST_LIMIT: Duration = Duration::from_secs(3600);
+
+/// Runs a command in a guest. It has no terminal there: input goes in as a whole before, and output comes out at the end.
+/// Without a command, each line of the input is one.
+fn enter_guest(directory: &Path, command: &[String]) -> Result<ExitCode> {
+    const INPUT_BYTES_MAX: u64 = 64 << 20;
+    let shell = guest::Shell::of(directory);
+    if command.is_empty() {
+        return converse(&shell);
+    }
+    let mut input = Vec::new();
+    if !std::io::stdin().is_terminal() {
+        std::io::stdin().take(INPUT_BYTES_MAX).read_to_end(&mut input).context("cannot read the input")?;
+    }
+    let words: Vec<_> = command.iter().map(String::as_str).collect();
+    let output = shell.run(&enter::quoted(&words), &input, GUEST_LIMIT)?;
+    show(&output)?;
+    Ok(u8::try_from(output.status).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// Runs line after line, each in a shell of its own, until the input ends or says `exit`.
+fn converse(shell: &guest::Shell) -> Result<ExitCode> {
+    eprintln!("A guest has no terminal: each line is run by itself and shown at its end. Ctrl-D leaves.");
+    let mut line = String::new();
+    loop {
+        eprint!("# ");
+        line.clear();
+        let length = std::io::stdin().read_line(&mut line).context("cannot read the input")?;
+        if length == 0 || line.trim() == "exit" {
+            return Ok(ExitCode::SUCCESS);
+        }
+        match shell.run(&line, b"", GUEST_LIMIT) {
+            Ok(output) => show(&output)?,
+            Err(error) => eprintln!("{error:#}"),
+        }
+    }
+}
+
+fn show(output: &Output) -> Result<()> {
+    std::io::stdout().write_all(output.stdout.as_bytes()).context("cannot write the output")?;
+    std::io::stderr().write_all(output.stderr.as_bytes()).context("cannot write the error output")
 }
 
 fn forward(lab: &Lab, host: &str, port: u16, local: u16, detach: bool) -> Result<()> {

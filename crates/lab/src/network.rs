@@ -5,13 +5,14 @@
 //! dead host answers nothing at all: no ping, no reset, as a machine without power does.
 
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::tools;
-use crate::topology::{Host, Topology};
+use crate::topology::{Host, Interface, Topology};
 
 /// Makes the bridges, in the caller's network namespace.
 pub fn make_bridges(topology: &Topology) -> Result<()> {
@@ -33,9 +34,7 @@ pub fn plug(host: &Host) -> Result<()> {
         let port = port(host, number);
         let network = &interface.network;
         outside += &format!("link add {port} type veth peer name eth{number} netns {name}\n");
-        // A card keeps its address over a reboot, or neighbours that remember the old one would not find the host.
-        let [a, b, c, d] = interface.address.ip.octets();
-        inside += &format!("link set eth{number} address 02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}\n");
+        inside += &format!("link set eth{number} address {}\n", hardware_address(interface.address.ip));
         outside += &format!("link set {port} master {network} up\n");
         inside += &format!("addr add {} dev eth{number}\nlink set eth{number} up\n", interface.address);
     }
@@ -70,13 +69,30 @@ pub fn set_links(host: &Host, connected: bool) -> Result<()> {
     ip_batch(None, &batch)
 }
 
+/// As [`set_links`], for a guest's tap devices: they leave and join their bridges. The guest still sees a carrier; one that is
+/// taken down would cost it the device for good.
+pub fn set_taps(host: &Host, connected: bool) -> Result<()> {
+    let line = |(number, interface): (usize, &Interface)| {
+        let master = if connected { format!("master {}", interface.network) } else { "nomaster".to_owned() };
+        format!("link set {} {master}\n", port(host, number))
+    };
+    ip_batch(None, &host.interfaces.iter().enumerate().map(line).collect::<String>())
+}
+
 /// The file that stands for the host's network namespace, in the supervisor's mount namespace.
 pub fn namespace(host: &str) -> PathBuf {
     PathBuf::from("/run/netns").join(host)
 }
 
+/// The hardware address of the card that has this IP address. A card keeps its address over a reboot, or neighbours that
+/// remember the old one would not find the host.
+pub fn hardware_address(ip: Ipv4Addr) -> String {
+    let [a, b, c, d] = ip.octets();
+    format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+}
+
 /// The name of the switch's end of an interface's cable.
-fn port(host: &Host, number: usize) -> String {
+pub fn port(host: &Host, number: usize) -> String {
     format!("{}-eth{number}", host.name)
 }
 

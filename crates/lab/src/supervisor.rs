@@ -16,9 +16,12 @@ use anyhow::{Context, Result, bail};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 
 use crate::cgroup::Group;
-use crate::container::{Container, Parts};
+use crate::container::{self, Container};
+use crate::guest::kernel::Kernel;
+use crate::guest::machine::{self as guest, GuestMachine};
+use crate::machine::Machine;
 use crate::network;
-use crate::protocol::{self, Action, HostStatus, Progress, Request};
+use crate::protocol::{self, HostStatus, Progress, Request};
 use crate::topology::{Host, Kind, Topology};
 
 /// How long the end of a host's processes may take before the supervisor goes on without waiting any longer.
@@ -33,6 +36,8 @@ pub struct Setting {
     pub run: PathBuf,
     /// The images below the hosts' disks, the uppermost first.
     pub images: Vec<PathBuf>,
+    /// The directory of the kernel that guests boot, and the image of their disks; needed where the topology has guests.
+    pub guests: Option<(PathBuf, PathBuf)>,
     /// Whether the lab ends when standard input closes.
     pub lifeline: bool,
 }
@@ -94,7 +99,7 @@ pub fn lock(run: &Path) -> Result<File> {
 struct Supervisor {
     setting: Setting,
     topology: Topology,
-    machines: BTreeMap<String, Mutex<Container>>,
+    machines: BTreeMap<String, Mutex<Machine>>,
     groups: Vec<Group>,
     _lock: File,
 }
@@ -109,19 +114,9 @@ impl Supervisor {
         fs::create_dir_all("/run/netns")?;
         network::make_bridges(&topology)?;
         fs::create_dir_all(setting.run.join("nas"))?;
-        let names = names(&topology);
         let mut machines = BTreeMap::new();
         for host in &topology.hosts {
-            let parts = Parts {
-                lab: setting.name.clone(),
-                images: setting.images.clone(),
-                run: setting.run.clone(),
-                names: names.clone(),
-            };
-            let machine = match host.kind {
-                Kind::Container => Container::make(host.clone(), parts),
-                Kind::Guest => bail!("{} is a guest, which this lab cannot run yet", host.name),
-            };
+            let machine = make(host, &setting, &topology);
             let machine = machine.with_context(|| format!("cannot make the host {}", host.name))?;
             machines.insert(host.name.clone(), Mutex::new(machine));
         }
@@ -132,7 +127,7 @@ impl Supervisor {
     /// Boots all hosts at once and waits for them.
     fn boot_all(&self) -> Result<()> {
         thread::scope(|scope| {
-            let boot = |name, machine: &Mutex<Container>| -> Result<()> {
+            let boot = |name, machine: &Mutex<Machine>| -> Result<()> {
                 machine
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
@@ -151,8 +146,8 @@ impl Supervisor {
             Request::Act { host, action } => {
                 self.topology.host(&host)?;
                 let machine = self.machines.get(&host).context("the host is not there")?;
-                act(&mut machine.lock().unwrap_or_else(PoisonError::into_inner), action)
-                    .with_context(|| format!("cannot do that to {host}"))?;
+                let mut machine = machine.lock().unwrap_or_else(PoisonError::into_inner);
+                machine.act(action).with_context(|| format!("cannot do that to {host}"))?;
                 Ok(serde_json::Value::Null)
             }
             Request::Down => self.end(),
@@ -190,19 +185,20 @@ impl Supervisor {
     }
 }
 
-fn act(machine: &mut Container, action: Action) -> Result<()> {
-    match action {
-        Action::Kill => machine.kill(),
-        Action::Boot => machine.boot(),
-        Action::Freeze => machine.set_frozen(true),
-        Action::Thaw => machine.set_frozen(false),
-        Action::Cut => machine.set_cut(true),
-        Action::Heal => machine.set_cut(false),
-        Action::Pace(pace) => machine.set_pace(pace),
-        Action::HangStorage => machine.set_storage_hung(true),
-        Action::ReleaseStorage => machine.set_storage_hung(false),
-        Action::LoseStorage => machine.set_storage_lost(true),
-        Action::ReturnStorage => machine.set_storage_lost(false),
+/// Makes a host of the topology.
+fn make(host: &Host, setting: &Setting, topology: &Topology) -> Result<Machine> {
+    let Setting { name, run, images, guests, lifeline: _ } = setting;
+    let (lab, run, names) = (name.clone(), run.clone(), names(topology));
+    match host.kind {
+        Kind::Container => {
+            let parts = container::Parts { lab, images: images.clone(), run, names };
+            Ok(Machine::Container(Box::new(Container::make(host.clone(), parts)?)))
+        }
+        Kind::Guest => {
+            let (kernel, image) = guests.clone().context("the lab was given no kernel for guests")?;
+            let parts = guest::Parts { lab, run, names, kernel: Kernel::open(&kernel)?, image };
+            Ok(Machine::Guest(Box::new(GuestMachine::make(host.clone(), &parts)?)))
+        }
     }
 }
 

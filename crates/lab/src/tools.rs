@@ -8,20 +8,31 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 /// The programs and the Debian packages that have them.
-const TOOLS: [(&str, &str); 12] = [
+const TOOLS: [(&str, &str); 20] = [
+    ("bc", "bc"),
     ("bindfs", "bindfs"),
+    ("bison", "bison"),
+    ("flex", "flex"),
+    ("gcc", "gcc"),
     ("ip", "iproute2"),
     ("journalctl", "systemd"),
+    ("make", "make"),
+    ("mkfs.ext4", "e2fsprogs"),
     ("mmdebstrap", "mmdebstrap"),
     ("mount", "mount"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
+    ("patchelf", "patchelf"),
     ("sha256sum", "coreutils"),
     ("sysctl", "procps"),
     ("systemd-nspawn", "systemd-container"),
     ("umount", "mount"),
     ("unshare", "util-linux"),
+    ("xz", "xz-utils"),
 ];
+
+/// Where apt keeps the lists of what there is.
+const APT_LISTS: &str = "/var/lib/apt/lists";
 
 /// Fails if a program that the lab needs is missing, or if it is not run by root.
 pub fn check() -> Result<()> {
@@ -38,13 +49,16 @@ pub fn check() -> Result<()> {
     );
 }
 
-/// Installs what [`check`] misses, with apt-get. Does nothing if all is there.
+/// Installs what [`check`] misses, with apt-get, and fetches apt's lists if there are none: the base image and the guests'
+/// kernel come through apt too. Does nothing if all is there.
 pub fn install() -> Result<()> {
     let missing: Vec<_> = TOOLS.iter().filter(|(program, _)| find(program).is_none()).collect();
+    if !missing.is_empty() || !apt_has_lists()? {
+        apt_get(&["update", "-qq"])?;
+    }
     if missing.is_empty() {
         return Ok(());
     }
-    apt_get(&["update", "-qq"])?;
     let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
     arguments.extend(packages(&missing));
     apt_get(&arguments)
@@ -79,6 +93,18 @@ where
 pub fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}
+
+/// Whether apt has been told what its archives hold. A fresh machine's image often has no lists.
+fn apt_has_lists() -> Result<bool> {
+    let entries = std::fs::read_dir(APT_LISTS).with_context(|| format!("cannot list {APT_LISTS}"))?;
+    for entry in entries {
+        let name = entry.with_context(|| format!("cannot list {APT_LISTS}"))?.file_name();
+        if name.to_string_lossy().contains("_Packages") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn apt_get(arguments: &[&str]) -> Result<()> {

@@ -64,7 +64,8 @@ pub enum Kind {
     /// Namespaces on the machine's own kernel, started by systemd-nspawn.
     #[default]
     Container,
-    /// A kernel of its own (User Mode Linux), for what the machine's kernel lacks.
+    /// A kernel of its own (User Mode Linux), for what the machine's kernel lacks. It has one network card, forwards nothing,
+    /// and where it owns the storage, that is a disk of its own.
     Guest,
 }
 
@@ -161,6 +162,14 @@ impl Topology {
                 ensure!(addresses.insert(address.ip.into()), "the address {} is used twice", address.ip);
             }
         }
+        for host in self.hosts.iter().filter(|host| host.kind == Kind::Guest) {
+            let Host { name, interfaces, forward, storage, .. } = host;
+            ensure!(interfaces.len() == 1 && !forward, "the guest {name:?} must have one interface, and can't forward");
+            ensure!(
+                *storage != Storage::Mounted,
+                "the guest {name:?} can't have its storage mounted by the lab; it has a kernel to mount it over the network"
+            );
+        }
         let owners = self.hosts.iter().filter(|host| host.storage == Storage::Owned).count();
         ensure!(owners <= 1, "{owners} hosts own the storage; at most one can");
         Ok(())
@@ -244,5 +253,8 @@ mod tests {
         let owners =
             format!("{network}{a}storage = \"owned\"\n{}storage = \"owned\"\n", host("b", "net", "10.0.0.2/24"));
         assert!(error(&owners).contains("2 hosts own the storage"));
+        let guest = format!("{network}{a}kind = \"guest\"\nstorage = \"mounted\"\n");
+        assert!(error(&guest).contains("can't have its storage mounted by the lab"));
+        assert!(error(&format!("{network}{a}kind = \"guest\"\nforward = true\n")).contains("can't forward"));
     }
 }

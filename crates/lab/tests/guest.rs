@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use phalanx_lab::guest::kernel::Kernel;
 use phalanx_lab::guest::{Guest, GuestSpec, disk};
-use phalanx_lab::image;
+use phalanx_lab::protocol::Action;
+use phalanx_lab::{Options, Pace, eventually as eventually_on, image, scenario};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -208,6 +209,7 @@ fn nas_and_web_guests() -> Result<()> {
             bridge: "lan".to_owned(),
             kernel: kernel.clone(),
             image: image.clone(),
+            groups: Vec::new(),
             data_disk,
             dir: run.join(name),
         })
@@ -238,4 +240,59 @@ fn nas_and_web_guests() -> Result<()> {
     fs::remove_dir_all(&run)?;
     println!("done after {:.1?}", start.elapsed());
     Ok(())
+}
+
+#[test]
+fn guests_are_hosts_of_a_topology() -> Result<()> {
+    scenario(&Options::bare("figure-1-nfs"), |lab| {
+        let (lb, nas, web) = (lab.host("lb")?, lab.host("nas")?, lab.host("web1")?);
+        assert_eq!(
+            web.text("hostname; cat /etc/hostname; ping -c 1 -W 2 cp >/dev/null && echo reached")?,
+            "web1\nweb1\nreached"
+        );
+        let bytes: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
+        web.write_file("/var/tmp/a b/c", &bytes)?;
+        assert_eq!(web.exec(&["tail", "-c", "2", "/var/tmp/a b/c"], b"")?.stdout, "\u{fffd}\u{fffd}");
+        assert_eq!(web.exec(&["tr", "a-z", "A-Z"], b"in")?.text()?, "IN");
+        let background = web.spawn("sleep 1; echo done; exit 3")?;
+        let output = background.wait(LIMIT)?;
+        assert_eq!((output.status, &*output.stdout), (3, "done\n"));
+
+        let answers = |is: bool| {
+            eventually_on(LIMIT, "the answer to a ping", || {
+                ensure!(lb.run("ping -c 1 -W 1 web1")?.success() == is, "it should be {is}");
+                Ok(())
+            })
+        };
+        for (hurt, mend) in [(Action::Cut, Action::Heal), (Action::Freeze, Action::Thaw), (Action::Kill, Action::Boot)]
+        {
+            web.act(hurt)?;
+            answers(false)?;
+            web.act(mend)?;
+            answers(true)?;
+        }
+
+        let work = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
+        let took = || -> Result<Duration> {
+            let begin = Instant::now();
+            web.text(work)?;
+            Ok(begin.elapsed())
+        };
+        let free = took()?;
+        web.pace(Pace::Percent(10))?;
+        let paced = took()?;
+        ensure!(paced > 3 * free, "{free:?} at full pace, {paced:?} at 10 %");
+        web.pace(Pace::Max)?;
+
+        nas.text("echo kept >/srv/nas/synced; sync; echo gone >/srv/nas/cached")?;
+        nas.kill()?;
+        assert!(nas.text("true").is_err(), "a dead guest ran a command");
+        nas.boot()?;
+        assert_eq!(nas.text("cat /srv/nas/synced; cat /srv/nas/cached 2>/dev/null || true")?, "kept");
+        let states: Vec<_> = lab.status()?.into_iter().map(|host| host.state).collect();
+        assert_eq!(states, ["running"; 6]);
+        let journal = fs::read_to_string(lab.journals()?.join("web1.journal"))?;
+        ensure!(journal.contains("systemd"), "the journal of a guest is {journal:?}");
+        Ok(())
+    })
 }

@@ -9,6 +9,7 @@ mod scenarios {
     mod join_and_leave;
     mod live;
     mod masters_only;
+    mod rules;
     mod session;
     mod without_panel;
 }

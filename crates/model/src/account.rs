@@ -123,8 +123,9 @@ pub const LOOPBACK_NETWORK: Ipv4Addr = Ipv4Addr::new(127, 64, 0, 0);
 /// The prefix length of [`LOOPBACK_NETWORK`].
 pub const LOOPBACK_PREFIX_LEN: u8 = 10;
 const LOOPBACK_COUNT: u32 = 1 << (32 - LOOPBACK_PREFIX_LEN);
-/// The port that an account's httpd listens on at its loopback address.
-pub const ACCOUNT_PORT: u16 = 8080;
+/// The port that an account's httpd listens on at its loopback address. Below 1,024, where the kernel lets bind only who has
+/// CAP_NET_BIND_SERVICE, which httpd gets and what customers run does not: nobody can take it away while its account sleeps.
+pub const ACCOUNT_PORT: u16 = 808;
 
 impl TryFrom<u32> for Uid {
     type Error = Invalid;

@@ -245,6 +245,25 @@ impl Step {
         }
     }
 
+    /// Its turn: the phase, and within the removal from the daemons down to what they stand on. Otherwise steps of a phase stand as
+    /// they were planned.
+    fn turn(&self) -> (Phase, u8) {
+        let rank = match self {
+            Self::Stop { .. } => 1,
+            Self::EndAccounts => 2,
+            Self::Unlink { .. } => 3,
+            Self::Unexport => 4,
+            Self::RemoveTable => 5,
+            Self::RemoveMount { .. } => 6,
+            Self::RemoveRule(_) => 7,
+            Self::RemoveRoute(_) => 8,
+            Self::RemoveAddress { .. } => 9,
+            Self::RemoveGeneration { .. } => 10,
+            _ => 0,
+        };
+        (self.phase(), rank)
+    }
+
     /// The step's name, as the journal and events show it.
     pub fn name(&self) -> &'static str {
         match self {
@@ -334,7 +353,7 @@ pub fn plan(desired: &Desired, observed: &Observed, marks: &Marks) -> Plan {
     network::plan_network(desired, observed, &mut plan);
     let target = generations::plan_generation(desired, observed, marks, &mut plan);
     units::plan_units(desired, observed, marks, target.as_ref(), &mut plan);
-    plan.steps.sort_by_key(Step::phase);
+    plan.steps.sort_by_key(Step::turn);
     if !marks.is_settled(desired, &observed.boot_id) {
         plan.drift.clear();
     }

@@ -38,10 +38,11 @@ const OUTCOMES_MAX: usize = 1_024;
 /// # Errors
 /// The configuration can't be used at the start. Later errors are reported and retried.
 pub async fn run(config_path: &Path) -> anyhow::Result<()> {
-    let config = config::load_balancer(config_path)?;
+    // Before anything else, so that an early SIGHUP does not end the process.
     let mut hangup = signal(SignalKind::hangup()).context("catching SIGHUP")?;
     let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
+    let config = config::load_balancer(config_path)?;
     let (results, mut outcomes) = mpsc::channel(OUTCOMES_MAX);
     let mut owner = Owner::new(config, Checks::new(results));
     let mut each_second = ticker(Duration::from_secs(1));

@@ -80,10 +80,11 @@ struct Status {
 /// # Errors
 /// The configuration can't be used at the start, or threads can't be started. Later errors are reported and retried.
 pub async fn run(config_path: &Path) -> anyhow::Result<()> {
-    let config = config::load_node(config_path)?;
+    // Before anything else, so that an early SIGHUP does not end the process.
     let mut hangup = signal(SignalKind::hangup()).context("catching SIGHUP")?;
     let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
+    let config = config::load_node(config_path)?;
     let node = Arc::new(Node::start(config)?);
     let (stop, stopping) = watch::channel(false);
     let mut listeners = Listeners::default();

@@ -1,14 +1,17 @@
-//! Who listens on an account's address: the account itself, or somebody who hopes to be taken for it.
+//! Who holds an account's address: the account itself, or somebody who hopes to be taken for it.
 //!
 //! nftables lets nobody but the owner answer from an account's address, so that squatting gains nothing but that the account's own
 //! httpd can't bind. Squatters that are accounts are ended, and that is logged; what belongs to the system is not ours to end.
+//!
+//! Who listens is in the kernel's tables, which are slow to read on a busy machine. Who has only bound the address is in no table: such
+//! a socket is found by asking every socket of every account's processes for its name.
 
 use anyhow::Context;
 use phalanx_model::Uid;
 use phalanx_model::account::ACCOUNT_PORT;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use rustix::fd::OwnedFd;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open, pidfd_send_signal};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 
 /// A listening socket that holds an account's address.
@@ -16,8 +19,6 @@ use std::os::unix::fs::MetadataExt;
 pub struct Listener {
     /// Whose it is.
     pub uid: u32,
-    /// The socket's inode, by which its process is found.
-    pub inode: u64,
     /// Whether it is bound to the very address, not to all addresses.
     pub is_exact: bool,
 }
@@ -35,7 +36,7 @@ pub fn of(address: Ipv4Addr) -> anyhow::Result<Vec<Listener>> {
 }
 
 /// Reads the kernel's table (proc_net_tcp(5)): the second field is the local address in hexadecimal, in host byte order per 32
-/// bits; the fourth the state, where 0A is LISTEN; the eighth the uid; the tenth the inode.
+/// bits; the fourth the state, where 0A is LISTEN; the eighth the uid.
 fn parse(table: &str, address: Ipv4Addr) -> Vec<Listener> {
     const LISTEN: &str = "0A";
     let exact = format!("{:08X}", u32::from_ne_bytes(address.octets()));
@@ -47,36 +48,57 @@ fn parse(table: &str, address: Ipv4Addr) -> Vec<Listener> {
         let is_ours = u16::from_str_radix(port, 16) == Ok(ACCOUNT_PORT) && *fields.get(3)? == LISTEN;
         let is_exact = host == exact || host == mapped;
         let is_any = host.bytes().all(|digit| digit == b'0');
-        let (uid, inode) = (fields.get(7)?.parse().ok()?, fields.get(9)?.parse().ok()?);
-        (is_ours && (is_exact || is_any)).then_some(Listener { uid, inode, is_exact })
+        let uid = fields.get(7)?.parse().ok()?;
+        (is_ours && (is_exact || is_any)).then_some(Listener { uid, is_exact })
     };
     table.lines().filter_map(parse_line).collect()
 }
 
-/// Ends the account's processes that hold these sockets. Returns the pids that were ended.
+/// A process that was ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Squatter {
+    /// Whose it was.
+    pub uid: Uid,
+    /// Its number.
+    pub pid: i32,
+}
+
+/// Ends every process of another account than `owner` that has a TCP socket bound to `owner`'s address and port.
 ///
 /// # Errors
 /// `/proc` can't be listed.
-pub fn end(squatter: Uid, inodes: &BTreeSet<u64>) -> anyhow::Result<Vec<i32>> {
+pub fn end_squatters(owner: Uid) -> anyhow::Result<Vec<Squatter>> {
     let mut ended = Vec::new();
     for entry in std::fs::read_dir("/proc").context("listing /proc")?.filter_map(Result::ok) {
         let Some(number) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         let Some(pid) = Pid::from_raw(number) else { continue };
         // Held before it is looked at: the number can't pass to another process in between.
         let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
-        let is_squatters = entry.metadata().is_ok_and(|metadata| metadata.uid() == squatter.get());
-        if is_squatters && holds_one(number, inodes) && pidfd_send_signal(&process, Signal::KILL).is_ok() {
-            ended.push(number);
+        let Ok(metadata) = entry.metadata() else { continue };
+        let Ok(uid) = Uid::try_from(metadata.uid()) else { continue };
+        let is_squatter = uid != owner && holds(&process, number, owner.loopback());
+        if is_squatter && pidfd_send_signal(&process, Signal::KILL).is_ok() {
+            ended.push(Squatter { uid, pid: number });
         }
     }
     Ok(ended)
 }
 
-fn holds_one(pid: i32, inodes: &BTreeSet<u64>) -> bool {
+fn holds(process: &OwnedFd, pid: i32, address: Ipv4Addr) -> bool {
     let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    descriptors.filter_map(Result::ok).filter_map(|entry| std::fs::read_link(entry.path()).ok()).any(|target| {
-        let socket = target.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
-        socket.is_some_and(|inode| inodes.contains(&inode))
+    descriptors.filter_map(Result::ok).any(|entry| {
+        let is_socket = std::fs::read_link(entry.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:["));
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        is_socket && number.is_some_and(|number| is_bound_to(process, number, address))
+    })
+}
+
+fn is_bound_to(process: &OwnedFd, descriptor: i32, address: Ipv4Addr) -> bool {
+    let Ok(socket) = pidfd_getfd(process, descriptor, PidfdGetfdFlags::empty()) else { return false };
+    let name = rustix::net::getsockname(&socket).ok().and_then(|name| SocketAddr::try_from(name).ok());
+    name.is_some_and(|name| {
+        let ip = name.ip().to_canonical();
+        name.port() == ACCOUNT_PORT && (ip == IpAddr::V4(address) || ip.is_unspecified())
     })
 }
 
@@ -87,15 +109,15 @@ mod tests {
     #[test]
     fn listeners_are_found_at_the_address_and_at_all_addresses() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
-   0: 0100407F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 1900000001        0 11 1 0 100 0 0 10 0
-   1: 0200407F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 1900000002        0 12 1 0 100 0 0 10 0
-   2: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 1900000003        0 13 1 0 100 0 0 10 0
-   3: 0100407F:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000 1900000004        0 14 1 0 100 0 0 10 0
-   4: 0100407F:1F90 0100007F:C350 01 00000000:00000000 00:00000000 00000000 1900000005        0 15 1 0 100 0 0 10 0
-   5: 0000000000000000FFFF00000100407F:1F90 00000000000000000000000000000000:0000 0A 0:0 00:0 0 1900000006 0 16 1 0 0 0
+   0: 0100407F:0328 00000000:0000 0A 00000000:00000000 00:00000000 00000000 1900000001        0 11 1 0 100 0 0 10 0
+   1: 0200407F:0328 00000000:0000 0A 00000000:00000000 00:00000000 00000000 1900000002        0 12 1 0 100 0 0 10 0
+   2: 00000000:0328 00000000:0000 0A 00000000:00000000 00:00000000 00000000 1900000003        0 13 1 0 100 0 0 10 0
+   3: 0100407F:0329 00000000:0000 0A 00000000:00000000 00:00000000 00000000 1900000004        0 14 1 0 100 0 0 10 0
+   4: 0100407F:0328 0100007F:C350 01 00000000:00000000 00:00000000 00000000 1900000005        0 15 1 0 100 0 0 10 0
+   5: 0000000000000000FFFF00000100407F:0328 00000000000000000000000000000000:0000 0A 0:0 00:0 0 1900000006 0 16 1 0 0 0
 ";
         let found = parse(table, Ipv4Addr::new(127, 64, 0, 1));
-        let seen: Vec<_> = found.iter().map(|l| (l.uid, l.inode, l.is_exact)).collect();
-        assert_eq!(seen, [(1_900_000_001, 11, true), (1_900_000_003, 13, false), (1_900_000_006, 16, true)]);
+        let seen: Vec<_> = found.iter().map(|l| (l.uid, l.is_exact)).collect();
+        assert_eq!(seen, [(1_900_000_001, true), (1_900_000_003, false), (1_900_000_006, true)]);
     }
 }

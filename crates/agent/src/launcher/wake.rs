@@ -6,7 +6,7 @@
 //!
 //! Systemd, nft and the look at the share run side by side; the port is then tried every other millisecond.
 
-use super::listeners::{self, Listener};
+use super::listeners::{self, Listener, Squatter};
 use super::protocol::Refusal;
 use super::{phrase, systemd};
 use anyhow::Context;
@@ -128,13 +128,22 @@ pub async fn wake(cell: &Cell, account: Account, share: Name, limit: Duration) -
     let deadline = Instant::now() + limit;
     let uid = account.uid;
     let device = well(&share)?;
-    if is_answering(uid).await? {
-        return Ok(Woken { account, share, device });
+    match connect(uid).await {
+        Connected::Yes if is_own(uid)? => return Ok(Woken { account, share, device }),
+        Connected::Refused => {}
+        Connected::Yes | Connected::NoAnswer => drop(evict(uid).await?),
     }
     prepare(&account, &share).await?;
     let start = async { systemd::start(uid).await.map_err(|e| failed(&e)) };
     tokio::try_join!(see_home(cell, &account, &share), cell.own_address(uid), cell.limit(&account), start)?;
-    until_it_answers(uid, deadline).await?;
+    if let Err(refusal) = until_it_answers(uid, deadline).await {
+        // Perhaps somebody holds the address without listening.
+        if evict(uid).await? == 0 {
+            return Err(refusal);
+        }
+        systemd::start(uid).await.map_err(|e| failed(&e))?;
+        until_it_answers(uid, deadline).await?;
+    }
     Ok(Woken { account, share, device })
 }
 
@@ -159,36 +168,27 @@ fn verdict(share: &Name) -> anyhow::Result<Verdict> {
     serde_json::from_slice(&text).with_context(|| format!("{} is not a verdict", path.display()))
 }
 
-/// Whether the account's own httpd listens. Whoever else holds its address is ended.
-async fn is_answering(uid: Uid) -> Result<bool, Refusal> {
+/// Whether who answers on the account's address is the account.
+///
+/// # Errors
+/// A service of the system holds the port on all addresses.
+fn is_own(uid: Uid) -> Result<bool, Refusal> {
     let found = listeners::of(uid.loopback()).map_err(|e| retry(format!("{e:#}")))?;
-    let (own, others): (Vec<Listener>, Vec<Listener>) =
-        found.into_iter().partition(|l| l.is_exact && l.uid == uid.get());
-    if !others.is_empty() {
-        evict(uid, &others).await?;
+    if let Some(Listener { uid: owner, .. }) = found.iter().find(|l| Uid::try_from(l.uid).is_err()) {
+        let why = format!("uid {owner}, which is no account, listens on port {ACCOUNT_PORT} of all addresses");
+        return Err(retry(format!("{why}; accounts can't start: give that service another port or one address")));
     }
-    Ok(!own.is_empty() && connects(uid).await)
+    Ok(found.iter().any(|l| l.is_exact && l.uid == uid.get()))
 }
 
-async fn evict(uid: Uid, others: &[Listener]) -> Result<(), Refusal> {
-    let mut squatters: HashMap<Uid, BTreeSet<u64>> = HashMap::new();
-    for Listener { uid: owner, inode, .. } in others {
-        match Uid::try_from(*owner) {
-            Ok(account) => drop(squatters.entry(account).or_default().insert(*inode)),
-            Err(_) => {
-                let why = format!("uid {owner}, which is no account, listens on port {ACCOUNT_PORT} of all addresses");
-                return Err(retry(format!("{why}; accounts can't: give that service another port or an address")));
-            }
-        }
+/// Ends other accounts' processes that hold this one's address; says how many there were.
+async fn evict(uid: Uid) -> Result<usize, Refusal> {
+    let ended = tokio::task::spawn_blocking(move || listeners::end_squatters(uid)).await;
+    let ended = ended.map_err(|e| failed(&e))?.map_err(|e| retry(format!("{e:#}")))?;
+    for Squatter { uid: squatter, pid } in &ended {
+        tracing::error!("account {squatter} held the address of account {uid}; its process {pid} was ended");
     }
-    for (squatter, inodes) in squatters {
-        let ended = tokio::task::spawn_blocking(move || listeners::end(squatter, &inodes)).await;
-        let ended = ended.map_err(|e| failed(&e))?.map_err(|e| retry(format!("{e:#}")))?;
-        tracing::error!(
-            "account {squatter} listened on the address of account {uid}; its processes {ended:?} were ended"
-        );
-    }
-    Ok(())
+    Ok(ended.len())
 }
 
 /// The account's place in `/run`, and the drop-ins that bind its home.
@@ -286,13 +286,28 @@ async fn add_owners(uids: &[Uid]) -> Result<(), CommandError> {
     command::succeed("nft", &["add", "element", "inet", "phalanx_accounts", "owners", &elements], LIMIT).await.map(drop)
 }
 
-async fn connects(uid: Uid) -> bool {
-    matches!(timeout(CONNECT_TIMEOUT, TcpStream::connect((uid.loopback(), ACCOUNT_PORT))).await, Ok(Ok(_)))
+/// What came of connecting to an account's port.
+#[derive(PartialEq)]
+enum Connected {
+    /// Somebody accepts.
+    Yes,
+    /// Nobody listens there.
+    Refused,
+    /// Whoever listens there may not answer, or can't.
+    NoAnswer,
+}
+
+async fn connect(uid: Uid) -> Connected {
+    match timeout(CONNECT_TIMEOUT, TcpStream::connect((uid.loopback(), ACCOUNT_PORT))).await {
+        Ok(Ok(_)) => Connected::Yes,
+        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Connected::Refused,
+        Ok(Err(_)) | Err(_) => Connected::NoAnswer,
+    }
 }
 
 async fn until_it_answers(uid: Uid, deadline: Instant) -> Result<(), Refusal> {
     let mut next_look = Instant::now() + LOOK;
-    while !connects(uid).await {
+    while connect(uid).await != Connected::Yes {
         let now = Instant::now();
         if now > deadline {
             return Err(retry(format!("the httpd of account {uid} took too long to start")));

@@ -192,7 +192,7 @@ impl Serving<'_> {
                 },
                 UpstreamEffect::ReadSnapshot { piece } => self.read_snapshot(piece).await?,
                 UpstreamEffect::Deliver(message) => {
-                    self.node.from_slave(&self.peer, message).await;
+                    self.node.take_from_slave(&self.peer, message).await;
                     vec![]
                 }
                 UpstreamEffect::Close { why } => {

@@ -66,7 +66,7 @@ impl Kernel {
     }
 
     /// Opens a finished kernel and sees that it starts here: it is bound to the path that it was made for.
-    fn open(dir: &Path) -> Result<Kernel> {
+    pub(crate) fn open(dir: &Path) -> Result<Kernel> {
         let arguments = fs::read_to_string(dir.join("arguments"))
             .with_context(|| format!("reading {}", dir.join("arguments").display()))?;
         let kernel =
@@ -76,6 +76,11 @@ impl Kernel {
         let starts = status.with_context(|| format!("starting {}", kernel.binary().display()))?.success();
         ensure!(starts, "{} does not start", kernel.binary().display());
         Ok(kernel)
+    }
+
+    /// Where it is.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The kernel, an ordinary program.

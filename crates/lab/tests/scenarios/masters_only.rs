@@ -29,7 +29,7 @@ fn masters_only() -> Result<()> {
     figure.phalanx("cluster weight web web2 20")?;
     figure.phalanx("cluster drain web web2")?;
     figure.phalanx("cluster undrain web web2")?;
-    figure.phalanx("account change work --cpu 50")?;
+    figure.phalanx("account change work --cpu-percent 50")?;
     figure.phalanx("status")?;
     figure.settled(&["web1", "web2"])?;
     phalanx_lab::eventually(std::time::Duration::from_secs(10), "the site on the slave", || {
@@ -38,8 +38,8 @@ fn masters_only() -> Result<()> {
         Ok(())
     })?;
 
-    ensure!(counted(&figure, "web1")? > 10, "the master and the panel talk");
-    ensure!(counted(&figure, "nas")? > 10, "the NAS, a master too, and the panel talk");
+    ensure!(counted(&figure, "web1")? > 2, "the master and the panel talk");
+    ensure!(counted(&figure, "nas")? > 2, "the NAS, a master too, and the panel talk");
     let slave = counted(&figure, "web2")?;
     ensure!(slave == 0, "the panel and the slave exchanged {slave} packets");
     Ok(())

@@ -38,7 +38,7 @@ async fn every_rule_is_refused_by_name() {
             "name-is-unique",
         ),
     ] {
-        let refusal = panel.post(path, body).await.is_refused(409, rule);
+        let refusal = panel.post(path, body).await.refused(409, rule);
         assert_eq!(refusal["rule"], rule);
     }
     for (path, rule) in [
@@ -52,7 +52,7 @@ async fn every_rule_is_refused_by_name() {
         ("/accounts/alice", "in-use-is-not-removed"),
         ("/tokens/admin", "in-use-is-not-removed"),
     ] {
-        panel.delete(path).await.is_refused(409, rule);
+        panel.delete(path).await.refused(409, rule);
     }
     assert_eq!(panel.get("/audit?limit=1000").await.is(200), audit, "what is refused leaves nothing behind");
     assert_eq!(
@@ -67,14 +67,14 @@ async fn who_has_no_token_gets_nothing_but_the_document() {
     for token in ["", "Bearer ", "Bearer phxapi_wrong", "Basic YTpi"] {
         let answer = panel.call("GET", "/servers", &[("Authorization", token)], None).await;
         assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
-        answer.is_refused(401, "unauthorized");
+        answer.refused(401, "unauthorized");
     }
     let made = panel.post("/tokens", json!({ "name": "ci", "role": "admin" })).await.is(201);
     let header = format!("Bearer {}", made["token"].as_str().expect("a secret"));
     panel.call("GET", "/servers", &[("Authorization", &header)], None).await.is(200);
     assert!(!panel.get("/tokens").await.is(200).to_string().contains("phxapi_"), "secrets are shown once");
     panel.delete("/tokens/ci").await.is(204);
-    panel.call("GET", "/servers", &[("Authorization", &header)], None).await.is_refused(401, "unauthorized");
+    panel.call("GET", "/servers", &[("Authorization", &header)], None).await.refused(401, "unauthorized");
     let document = panel.call("GET", "/openapi.json", &[("Authorization", "")], None).await.is(200);
     assert!(document["paths"]["/api/v1/servers/{name}"]["patch"].is_object(), "{document:#}");
     assert!(document["components"]["schemas"]["NewServer"]["properties"]["address"].is_object(), "{document:#}");
@@ -95,10 +95,10 @@ async fn an_etag_guards_against_lost_changes() {
     let changed = with(etag.clone()).await;
     assert_ne!(changed.header("etag"), Some(etag.as_str()));
     changed.is(200);
-    with(etag.clone()).await.is_refused(412, "stale");
-    with("nonsense".into()).await.is_refused(400, "bad-if-match");
+    with(etag.clone()).await.refused(412, "stale");
+    with("nonsense".into()).await.refused(400, "bad-if-match");
     with("*".into()).await.is(200);
-    panel.call("DELETE", "/accounts/alice?sites=true", &[("If-Match", "\"9\"")], None).await.is_refused(412, "stale");
+    panel.call("DELETE", "/accounts/alice?sites=true", &[("If-Match", "\"9\"")], None).await.refused(412, "stale");
     let account = panel.patch("/accounts/alice", json!({ "limits": { "cpu_percent": 50 } })).await;
     assert_eq!(account.header("etag"), Some("\"2\""));
     let account = account.is(200);
@@ -127,13 +127,10 @@ async fn the_same_request_twice_is_done_once() {
     let again = panel.call("POST", "/servers", &key, Some(body.as_bytes())).await;
     assert_eq!((again.header("idempotency-replayed"), again.header("etag")), (Some("true"), Some("\"1\"")));
     assert_eq!(again.is(201), first);
-    panel.call("POST", "/servers", &key, Some(b"{}")).await.is_refused(422, "idempotency-key-reused");
+    panel.call("POST", "/servers", &key, Some(b"{}")).await.refused(422, "idempotency-key-reused");
     let token = [("Idempotency-Key", "a-2")];
     panel.call("POST", "/servers/web1/join-token", &token, Some(b"{}")).await.is(201);
-    panel
-        .call("POST", "/servers/web1/join-token", &token, Some(b"{}"))
-        .await
-        .is_refused(409, "idempotency-key-running");
+    panel.call("POST", "/servers/web1/join-token", &token, Some(b"{}")).await.refused(409, "idempotency-key-running");
 }
 
 #[tokio::test]
@@ -161,10 +158,10 @@ async fn lists_come_in_pages() {
         assert_eq!(unique.len(), seen.len(), "{path}");
         assert!(seen.len() >= count, "{path}: {}", seen.len());
     }
-    panel.get("/sites?limit=0").await.is_refused(422, "invalid-value");
-    panel.get("/sites?limit=1001").await.is_refused(422, "invalid-value");
-    panel.get("/sites?cursor=!!").await.is_refused(422, "invalid-value");
-    panel.get("/servers?colour=red").await.is_refused(422, "invalid-value");
+    panel.get("/sites?limit=0").await.refused(422, "invalid-value");
+    panel.get("/sites?limit=1001").await.refused(422, "invalid-value");
+    panel.get("/sites?cursor=!!").await.refused(422, "invalid-value");
+    panel.get("/servers?colour=red").await.refused(422, "invalid-value");
     assert_eq!(panel.get("/sites?account=nobody").await.is(200)["items"], json!([]));
 }
 
@@ -173,17 +170,17 @@ async fn what_is_not_understood_is_refused_with_the_place() {
     let panel = TestPanel::start().await;
     let refusal =
         panel.post("/servers", json!({ "name": "w", "kind": "web", "address": "10.9.0.1/24", "colour": 1 })).await;
-    assert_eq!(refusal.is_refused(422, "invalid-value")["errors"][0]["field"], "colour");
+    assert_eq!(refusal.refused(422, "invalid-value")["errors"][0]["field"], "colour");
     let refusal = panel.post("/servers", json!({ "name": "w", "kind": "web", "address": "10.9.0.1" })).await;
-    assert_eq!(refusal.is_refused(422, "invalid-value")["errors"][0]["field"], "address");
-    let refusal = panel.call("POST", "/servers", &[], Some(b"{\"name\": \"w\",}")).await.is_refused(400, "bad-json");
+    assert_eq!(refusal.refused(422, "invalid-value")["errors"][0]["field"], "address");
+    let refusal = panel.call("POST", "/servers", &[], Some(b"{\"name\": \"w\",}")).await.refused(400, "bad-json");
     assert!(refusal["detail"].as_str().is_some_and(|detail| detail.contains("line 1 column")), "{refusal:#}");
-    panel.call("POST", "/servers", &[], Some(&vec![b' '; (1 << 20) + 1])).await.is_refused(413, "too-large");
-    panel.get("/nothing").await.is_refused(404, "unknown");
-    panel.get("/servers/web9").await.is_refused(404, "unknown");
-    panel.get("/servers/%ff").await.is_refused(404, "unknown");
-    panel.delete("/status").await.is_refused(405, "method-not-allowed");
-    panel.patch("/addresses/198.51.100.10:80", json!({})).await.is_refused(404, "unknown");
+    panel.call("POST", "/servers", &[], Some(&vec![b' '; (1 << 20) + 1])).await.refused(413, "too-large");
+    panel.get("/nothing").await.refused(404, "unknown");
+    panel.get("/servers/web9").await.refused(404, "unknown");
+    panel.get("/servers/%ff").await.refused(404, "unknown");
+    panel.delete("/status").await.refused(405, "method-not-allowed");
+    panel.patch("/addresses/198.51.100.10:80", json!({})).await.refused(404, "unknown");
 }
 
 #[tokio::test]
@@ -237,5 +234,5 @@ async fn a_slave_without_connections_is_removed_at_once_and_forced_without_waiti
     };
     assert_eq!(task["state"], "done", "{task:#}");
     assert_eq!(panel.get("/clusters/web").await.is(200)["slaves"], json!({}));
-    panel.delete("/clusters/web/slaves/web2?deadline_s=99999").await.is_refused(422, "invalid-value");
+    panel.delete("/clusters/web/slaves/web2?deadline_s=99999").await.refused(422, "invalid-value");
 }

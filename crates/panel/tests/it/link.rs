@@ -146,11 +146,11 @@ async fn strangers_get_nowhere() {
     other.figure_1().await;
     let mut foreign = join(&other, &token(&other, "web1").await).await.expect("joined elsewhere");
     foreign.identity.ca_pem = ca_pem(&panel);
-    let refused = match Wire::open(&panel, &foreign.identity.ca_pem, Some(&foreign)).await {
+    let kept_out = match Wire::open(&panel, &foreign.identity.ca_pem, Some(&foreign)).await {
         Err(_) => true,
         Ok(mut wire) => wire.receive().await.is_none(),
     };
-    assert!(refused);
+    assert!(kept_out);
 
     // A member under another's name.
     let web1 = join(&panel, &token(&panel, "web1").await).await.expect("it joins");
@@ -233,7 +233,7 @@ async fn reports_make_the_status_and_the_last_node_stays() {
     until_node(&panel, "web2", |node| node["state"] == "down").await;
     until_node(&panel, "nas1", |node| node["state"] == "unknown" && node["last_seen"].is_null()).await;
     // web1 is the only one in service.
-    panel.patch("/clusters/web/nodes/web1", json!({ "drained": true })).await.is_refused(409, "last-node-stays");
+    panel.patch("/clusters/web/nodes/web1", json!({ "drained": true })).await.refused(409, "last-node-stays");
     panel.patch("/clusters/web/nodes/web2", json!({ "drained": true })).await.is(200);
     panel.patch("/clusters/web/nodes/web2", json!({ "drained": false })).await.is(200);
     panel.patch("/clusters/web/nodes/web1", json!({ "drained": true, "anyway": true })).await.is(200);
@@ -273,7 +273,7 @@ async fn reports_make_the_status_and_the_last_node_stays() {
 async fn a_command_goes_through_the_master_and_its_answer_comes_back() {
     let panel = TestPanel::start().await;
     panel.figure_1().await;
-    panel.post("/servers/web2/rollback", json!({ "generation": 4 })).await.is_refused(503, "not-connected");
+    panel.post("/servers/web2/rollback", json!({ "generation": 4 })).await.refused(503, "not-connected");
     let mut web1 = joined(&panel, "web1").await;
     web1.until(|f| f.spec.is_some()).await;
     let ordered = panel.post("/servers/web2/rollback", json!({ "generation": 4 }));

@@ -41,7 +41,7 @@ impl Answer {
 
     /// A refusal: its status, form, hint, and the rule it names.
     #[track_caller]
-    pub fn is_refused(self, status: u16, rule: &str) -> Value {
+    pub fn refused(self, status: u16, rule: &str) -> Value {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{:#}", self.body);
         let body = self.is(status);
         assert_eq!(body["status"], status, "{body:#}");

@@ -37,7 +37,7 @@ fn httpd_conf_of_an_account() {
         MaxRequestWorkers 48
         MinSpareThreads 1
         MaxSpareThreads 17
-        Listen 127.64.0.1:8080
+        Listen 127.64.0.1:808
         ServerName alice.account.invalid
         ErrorLog /proc/self/fd/2
         <Directory /home/alice>
@@ -53,11 +53,11 @@ fn httpd_conf_of_an_account() {
             ProxySet "flushpackets=auto" "retry=0"
         </Proxy>
         # Who asks for a name that is no site of this account any more.
-        <VirtualHost *:8080>
+        <VirtualHost *:808>
             ServerName unknown.invalid
             Redirect 404 /
         </VirtualHost>
-        <VirtualHost *:8080>
+        <VirtualHost *:808>
             ServerName www.example.org
             ServerAlias example.org
             DocumentRoot /home/alice/sites/www.example.org

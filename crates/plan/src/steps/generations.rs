@@ -102,19 +102,25 @@ fn choose(desired: &Desired, observed: &Observed, marks: &Marks, plan: &mut Plan
     })
 }
 
+/// The live generation's files that are not what they were when they were written, or are not there any more.
+pub(super) fn edited_by_hand(observed: &Observed) -> Vec<(&str, &str)> {
+    let seen = observed.live.and_then(|live| observed.generations.get(&live)).filter(|seen| !seen.intact);
+    let was = seen.into_iter().flat_map(|seen| &seen.files);
+    let is_other = |name: &String, digest: &String| {
+        observed.live_files.get(name).is_none_or(|content| sha256_hex(content.as_bytes()) != *digest)
+    };
+    was.filter(|(name, digest)| is_other(name, digest)).map(|(name, digest)| (name.as_str(), digest.as_str())).collect()
+}
+
 fn note_hand_edits(desired: &Desired, wanted: &FileDigests, observed: &Observed, plan: &mut Plan) {
     let Some(live) = observed.live else { return };
     let Some(seen) = observed.generations.get(&live).filter(|seen| !seen.intact) else { return };
-    for (name, digest) in &seen.files {
-        let now = observed.live_files.get(name);
-        if now.is_some_and(|content| sha256_hex(content.as_bytes()) == *digest) {
-            continue;
-        }
-        let was = desired.files.get(name).filter(|_| wanted.get(name) == Some(digest)).map_or("", String::as_str);
-        plan.drift.push(Drift {
-            what: format!("the live file {name} of generation {live} was changed by hand"),
-            diff: diff::lines(was, now.map_or("", String::as_str)),
-        });
+    for (name, digest) in edited_by_hand(observed) {
+        let now = observed.live_files.get(name).map_or("", String::as_str);
+        let is_known = wanted.get(name).is_some_and(|wanted| wanted == digest);
+        let was = desired.files.get(name).filter(|_| is_known).map_or("", String::as_str);
+        let what = format!("the live file {name} of generation {live} was changed by hand");
+        plan.drift.push(Drift { what, diff: diff::lines(was, now) });
     }
     for name in observed.live_files.keys().filter(|name| !seen.files.contains_key(*name)) {
         plan.drifted(format!("a foreign file {name} lies in the live generation {live}"), format!("+{name}\n"));

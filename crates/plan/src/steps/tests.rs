@@ -336,6 +336,30 @@ fn a_fresh_web_node_is_set_up_in_order() {
 }
 
 #[test]
+fn a_node_that_leaves_its_cluster_stops_daemons_before_it_takes_away_what_they_stand_on() {
+    let mut host = Host::new();
+    host.converge(&figure_1_web());
+    host.observed.accounts_awake = 3;
+    let plan = host.plan(&Desired::of(None));
+    assert_eq!(
+        names(&plan),
+        [
+            "stop",
+            "stop",
+            "stop",
+            "end-accounts",
+            "remove-table",
+            "remove-mount",
+            "remove-rule",
+            "remove-rule",
+            "remove-route",
+            "remove-address",
+        ]
+    );
+    assert!(matches!(plan.steps[0], Step::Stop { unit: Unit::Proxy }), "nothing new comes in first");
+}
+
+#[test]
 fn a_change_of_one_file_reloads_its_reader_alone() {
     let mut host = Host::new();
     host.converge(&figure_1_web());
@@ -410,13 +434,18 @@ fn drift_is_told_as_a_diff_and_mended() {
     host.observed.mounts.pop();
     host.observed.addresses.retain(|address| !address.ours);
     host.observed.rules.pop_first();
-    host.observed.units.insert(Unit::Guard, SeenUnit::default());
+    host.observed.units.insert(Unit::Launcher, SeenUnit::default());
     let drift = host.plan(&desired).drift;
     let told: Vec<&str> = drift.iter().map(|drift| drift.what.as_str()).collect();
-    for part in ["guard.json", "nftables", "mount of share", "10.9.0.51/24", "routing rule", "phalanx-guard.service"] {
+    for part in ["guard.json", "nftables", "mount of share", "10.9.0.51/24", "routing rule", "phalanx-launcher.service"]
+    {
         assert!(told.iter().any(|what| what.contains(part)), "{part}: {told:?}");
     }
     assert!(drift.iter().all(|drift| drift.diff.lines().any(|line| line.starts_with(['-', '+']))), "{drift:#?}");
+    let reloads =
+        |unit| host.plan(&desired).steps.iter().any(|s| matches!(s, Step::Reload { unit: u, .. } if *u == unit));
+    assert!(reloads(Unit::Guard), "it may have read the edited file");
+    assert!(!reloads(Unit::Proxy), "it has not read it");
     host.converge(&desired);
     assert_eq!(host.observed.live, Some(live + 1), "a damaged generation is replaced, not written into");
 }

@@ -1,7 +1,7 @@
 //! Units, and everything else that reads live files: who starts, who reads again, who stops.
 
 use super::desired::{EXPORTS_FILE, HTTPD_COMMON_FILE, TABLE_FILE};
-use super::generations::{Target, digest_of};
+use super::generations::{Target, digest_of, edited_by_hand};
 use super::marks::Reader;
 use super::{Desired, Marks, Observed, Plan, Step, diff};
 use serde::{Deserialize, Serialize};
@@ -65,7 +65,7 @@ pub(super) fn plan_units(
     if let Some(target) = target {
         plan_links(desired, observed, plan);
         plan_table(target, observed, marks, plan);
-        plan_reload_accounts(target, marks, plan);
+        plan_reload_accounts(target, observed, marks, plan);
         for unit in &desired.units {
             plan_unit(*unit, target, observed, marks, plan);
         }
@@ -89,20 +89,23 @@ fn plan_table(target: &Target, observed: &Observed, marks: &Marks, plan: &mut Pl
     }
     let digest = digest_of(&target.files, &[TABLE_FILE]);
     let is_as_loaded = observed.table.is_some() && observed.table == marks.table;
-    if marks.has_read(Reader::Table, &digest) && is_as_loaded {
+    if marks.has_read(Reader::Table, &digest) && is_as_loaded && !is_edited(observed, &[TABLE_FILE]) {
         return;
     }
     plan.step(Step::LoadTable { digest });
+    if is_as_loaded {
+        return;
+    }
     let (was, is) = (marks.table.as_deref().unwrap_or(""), observed.table.as_deref().unwrap_or(""));
     plan.drifted("the accounts' nftables table was changed by hand", diff::lines(was, is));
 }
 
-fn plan_reload_accounts(target: &Target, marks: &Marks, plan: &mut Plan) {
+fn plan_reload_accounts(target: &Target, observed: &Observed, marks: &Marks, plan: &mut Plan) {
     if !target.files.contains_key(HTTPD_COMMON_FILE) {
         return;
     }
     let digest = digest_of(&target.files, &[HTTPD_COMMON_FILE]);
-    if !marks.has_read(Reader::Accounts, &digest) {
+    if !marks.has_read(Reader::Accounts, &digest) || is_edited(observed, &[HTTPD_COMMON_FILE]) {
         plan.step(Step::ReloadAccounts { digest });
     }
 }
@@ -117,9 +120,15 @@ fn plan_unit(unit: Unit, target: &Target, observed: &Observed, marks: &Marks, pl
             format!("the unit {} was stopped or disabled", unit.name()),
             format!("-active: true, enabled: true\n+active: {active}, enabled: {enabled}\n"),
         );
-    } else if unit != Unit::NfsServer && !marks.has_read(unit.reader(), &digest) {
+    } else if unit != Unit::NfsServer && (!marks.has_read(unit.reader(), &digest) || is_edited(observed, unit.files()))
+    {
         plan.step(Step::Reload { unit, digest });
     }
+}
+
+/// Whether one of these live files was changed by hand: whoever reads it may have read that.
+fn is_edited(observed: &Observed, files: &[&str]) -> bool {
+    edited_by_hand(observed).iter().any(|(name, _)| files.contains(name))
 }
 
 fn plan_exports(target: &Target, observed: &Observed, marks: &Marks, plan: &mut Plan) {
@@ -128,7 +137,7 @@ fn plan_exports(target: &Target, observed: &Observed, marks: &Marks, plan: &mut 
         return;
     }
     let digest = digest_of(&target.files, &[EXPORTS_FILE]);
-    if !marks.has_read(Reader::Exports, &digest) {
+    if !marks.has_read(Reader::Exports, &digest) || is_edited(observed, &[EXPORTS_FILE]) {
         plan.step(Step::Export { digest });
     }
 }

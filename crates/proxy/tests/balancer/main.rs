@@ -233,7 +233,7 @@ fn a_table_that_somebody_changes_is_put_back_and_it_outlives_the_daemon() {
         lab.network.balancer.shell("nft list table ip phalanx_balancer").contains("numgen inc mod 2")
     });
     assert_eq!(lab.ask(10), counts([("web1", 5), ("web2", 5)]));
-    lab.network.balancer.shell("nft add rule ip phalanx_balancer input drop");
+    lab.network.balancer.shell("nft add rule ip phalanx_balancer input tcp dport 9 drop");
     lab.eventually("the foreign rule is gone", 15, |lab| {
         let list = lab.network.balancer.shell("nft list table ip phalanx_balancer");
         !list.contains("drop") && list.contains("numgen")
@@ -241,7 +241,9 @@ fn a_table_that_somebody_changes_is_put_back_and_it_outlives_the_daemon() {
     lab.eventually("both are told", 5, |lab| {
         let events = lab.status()["events"].as_array().cloned().unwrap_or_default();
         let drifts: Vec<&Value> = events.iter().filter(|event| event["topic"] == "drift").collect();
-        drifts.len() == 2 && drifts[0]["detail"] == "the table is gone" && drifts[1]["detail"] == "+\t\tdrop"
+        drifts.len() == 2
+            && drifts[0]["detail"] == "the table is gone"
+            && drifts[1]["detail"] == "+\t\ttcp dport 9 drop"
     });
     lab.child.kill().expect("killed");
     lab.child.wait().expect("ended");
