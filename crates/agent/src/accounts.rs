@@ -6,6 +6,7 @@
 
 use crate::events::Events;
 use crate::paths::Paths;
+use crate::renew;
 use anyhow::Context;
 use phalanx_host::atomic::{self, Access, failed};
 use phalanx_host::command::{self, CommandError, LIMIT};
@@ -191,7 +192,7 @@ impl Work<'_> {
         }
         self.wrote = true;
         if is_awake {
-            self.accounts.runtime.block_on(service::reload_account(uid))?;
+            self.accounts.runtime.block_on(renew::renew(uid))?;
         }
         for (name, content, before) in changed {
             self.tell(&account.name, name, before.as_deref(), content);

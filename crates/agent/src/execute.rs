@@ -204,7 +204,7 @@ async fn reload_accounts(observed: &Observed) -> anyhow::Result<()> {
         while running.len() < RELOADS_AT_ONCE
             && let Some(uid) = waiting.next()
         {
-            running.spawn(service::reload_account(uid));
+            running.spawn(crate::renew::renew(uid));
         }
         match running.join_next().await {
             Some(done) => done.context("a reload was cut off")??,

@@ -12,7 +12,7 @@
 //! Deliberately absent: rendering accounts' configuration (the agent does it when rows change), and any trust in what accounts do: it
 //! reads nothing that they write.
 
-mod listeners;
+pub mod listeners;
 mod memory;
 mod protocol;
 mod systemd;

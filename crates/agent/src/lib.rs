@@ -26,6 +26,7 @@ mod notify;
 mod observe;
 mod paths;
 mod reconcile;
+mod renew;
 
 pub use join::{JoinOptions, join};
 pub use paths::ROOT;

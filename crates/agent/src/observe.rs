@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Places where links of ours may be.
-const LINKS: [&str; 2] = ["/etc/exports.d/phalanx.exports", "/etc/sysctl.d/60-phalanx.conf"];
+const LINKS: [&str; 3] =
+    ["/etc/exports.d/phalanx.exports", "/etc/nfs.conf.d/phalanx.conf", "/etc/sysctl.d/60-phalanx.conf"];
 const SHARE_LIMIT: Duration = Duration::from_secs(3);
 
 /// Looks at hosts.

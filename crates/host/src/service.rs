@@ -4,7 +4,7 @@ use crate::command::{self, CommandError, LIMIT};
 use phalanx_model::Uid;
 use phalanx_plan::steps::observed::SeenUnit;
 use phalanx_plan::steps::units::Unit;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Starting a daemon that waits for its share may take a while.
@@ -74,19 +74,30 @@ pub async fn stop(unit: Unit) -> Result<(), CommandError> {
     command::succeed("systemctl", &["disable", "--quiet", "--now", unit.name()], STOP_LIMIT).await.map(drop)
 }
 
+/// The two units that an account's httpd can run as. A new configuration starts in the one that is free, and the other ends when
+/// it answers: httpd's own graceful restart leaves the account unanswered for up to a second.
+pub fn httpd_units(uid: Uid) -> [String; 2] {
+    HTTPD_UNITS.map(|name| format!("{name}{uid}.service"))
+}
+
+/// What the names of httpd's units begin with, up to the account's uid.
+const HTTPD_UNITS: [&str; 2] = ["phalanx-httpd@", "phalanx-httpd-alt@"];
+
 /// The accounts whose httpd runs.
 ///
 /// # Errors
 /// systemd does not answer.
 pub async fn accounts_awake() -> Result<Vec<Uid>, CommandError> {
-    let args = ["list-units", "--plain", "--no-legend", "--full", "--state=active", "phalanx-httpd@*.service"];
+    let patterns = HTTPD_UNITS.map(|name| format!("{name}*.service"));
+    let args = ["list-units", "--plain", "--no-legend", "--full", "--state=active", &patterns[0], &patterns[1]];
     let text = command::succeed("systemctl", &args, LIMIT).await?;
     let uid = |line: &str| {
-        let unit = line.split_whitespace().next()?;
-        let number: u32 = unit.strip_prefix("phalanx-httpd@")?.strip_suffix(".service")?.parse().ok()?;
+        let unit = line.split_whitespace().next()?.strip_suffix(".service")?;
+        let number = HTTPD_UNITS.iter().find_map(|name| unit.strip_prefix(name))?.parse::<u32>().ok()?;
         Uid::try_from(number).ok()
     };
-    Ok(text.lines().filter_map(uid).collect())
+    let awake: BTreeSet<Uid> = text.lines().filter_map(uid).collect();
+    Ok(awake.into_iter().collect())
 }
 
 /// Whether the unit is active; asked for one account's daemons.
@@ -97,13 +108,29 @@ pub async fn is_active(unit: &str) -> Result<bool, CommandError> {
     Ok(command::run("systemctl", &["is-active", "--quiet", unit], LIMIT).await?.status.success())
 }
 
-/// Has the httpd and the PHP of one account that is awake read their files again. The other accounts are not touched.
+/// Starts one unit of one account.
 ///
 /// # Errors
 /// systemd's words.
-pub async fn reload_account(uid: Uid) -> Result<(), CommandError> {
-    let (httpd, php) = (format!("phalanx-httpd@{uid}.service"), format!("phalanx-php@{uid}.service"));
-    command::succeed("systemctl", &["try-reload-or-restart", &httpd, &php], START_LIMIT).await.map(drop)
+pub async fn start_unit(unit: &str) -> Result<(), CommandError> {
+    command::succeed("systemctl", &["start", unit], START_LIMIT).await.map(drop)
+}
+
+/// Ends one unit of one account, which may finish what it is at, and does not wait for it.
+///
+/// # Errors
+/// systemd's words.
+pub async fn stop_unit(unit: &str) -> Result<(), CommandError> {
+    command::succeed("systemctl", &["stop", "--no-block", unit], LIMIT).await.map(drop)
+}
+
+/// Has the PHP of one account, if it runs, read its files again.
+///
+/// # Errors
+/// systemd's words.
+pub async fn reload_php(uid: Uid) -> Result<(), CommandError> {
+    let php = format!("phalanx-php@{uid}.service");
+    command::succeed("systemctl", &["try-reload-or-restart", &php], START_LIMIT).await.map(drop)
 }
 
 /// Ends all that runs for one account.
@@ -111,9 +138,10 @@ pub async fn reload_account(uid: Uid) -> Result<(), CommandError> {
 /// # Errors
 /// systemd's words.
 pub async fn end_account(uid: Uid) -> Result<(), CommandError> {
-    let (httpd, php) = (format!("phalanx-httpd@{uid}.service"), format!("phalanx-php@{uid}.service"));
-    let (socket, slice) = (format!("phalanx-php@{uid}.socket"), format!("phalanx-account-{uid}.slice"));
-    command::succeed("systemctl", &["stop", &httpd, &socket, &php, &slice], STOP_LIMIT).await.map(drop)
+    let [httpd, other] = httpd_units(uid);
+    let (php, socket) = (format!("phalanx-php@{uid}.service"), format!("phalanx-php@{uid}.socket"));
+    let slice = format!("phalanx-account-{uid}.slice");
+    command::succeed("systemctl", &["stop", &httpd, &other, &socket, &php, &slice], STOP_LIMIT).await.map(drop)
 }
 
 /// Ends all that runs for all accounts.
@@ -121,7 +149,7 @@ pub async fn end_account(uid: Uid) -> Result<(), CommandError> {
 /// # Errors
 /// systemd's words.
 pub async fn end_all_accounts() -> Result<(), CommandError> {
-    let units =
-        ["stop", "phalanx-httpd@*.service", "phalanx-php@*.socket", "phalanx-php@*.service", "phalanx-account-*.slice"];
+    let [httpd, other] = HTTPD_UNITS.map(|name| format!("{name}*.service"));
+    let units = ["stop", &httpd, &other, "phalanx-php@*.socket", "phalanx-php@*.service", "phalanx-account-*.slice"];
     command::succeed("systemctl", &units, STOP_LIMIT).await.map(drop)
 }

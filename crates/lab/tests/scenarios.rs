@@ -4,12 +4,16 @@
 //! `make scenario NAME=death` runs those whose name contains the word. A missing tool or image is a failure, never a skip.
 
 mod scenarios {
+    mod bad_config;
     mod death;
+    mod drift;
     mod even;
     mod join_and_leave;
     mod live;
     mod masters_only;
+    mod overload;
     mod rules;
     mod session;
+    mod share;
     mod without_panel;
 }

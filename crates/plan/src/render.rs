@@ -12,7 +12,7 @@ use crate::guard_config::GuardConfig;
 use crate::launcher_config::LauncherConfig;
 use crate::proxy_config::{BalancerConfig, ProxyConfig};
 use crate::spec::{NodeSpec, WebSpec, Work};
-use crate::steps::desired::{EXPORTS_FILE, HTTPD_COMMON_FILE, SYSCTL_FILE, TABLE_FILE};
+use crate::steps::desired::{EXPORTS_FILE, HTTPD_COMMON_FILE, NFS_FILE, SYSCTL_FILE, TABLE_FILE};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -23,7 +23,10 @@ pub type Files = BTreeMap<String, String>;
 pub fn files(spec: &NodeSpec) -> Files {
     match &spec.work {
         Work::Web(web) => web_files(spec, web),
-        Work::Nas(nas) => Files::from([(EXPORTS_FILE.to_owned(), exports::render(&nas.shares))]),
+        Work::Nas(nas) => Files::from([
+            (EXPORTS_FILE.to_owned(), exports::render(&nas.shares)),
+            (NFS_FILE.to_owned(), exports::SERVER_SETTINGS.to_owned()),
+        ]),
         Work::Balancer(balancer) => {
             let sysctls: String = balancer_sysctls().iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
             Files::from([

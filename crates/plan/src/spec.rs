@@ -48,7 +48,7 @@ pub struct NodeSpec {
     pub role: Role,
     /// Its main internal address.
     pub address: InternalNet,
-    /// Addresses of the fleet's other machines, by name: who may be expected to talk to this one.
+    /// Addresses of the machines that it works with, by name: the nodes of its cluster, and the masters of its NAS and balancers.
     pub peers: BTreeMap<Name, Ipv4Addr>,
     /// What it does.
     pub work: Work,
@@ -173,7 +173,7 @@ pub struct BackendSpec {
 /// Returns nothing where the fleet has no such cluster.
 pub fn cluster_spec(fleet: &Fleet, cluster: &Name) -> Option<ClusterSpec> {
     let found = fleet.clusters.get(cluster)?;
-    let peers: BTreeMap<Name, Ipv4Addr> = fleet.servers.values().map(|s| (s.name.clone(), s.address.ip)).collect();
+    let peers = peers(fleet, found);
     let nodes = found.nodes().map(|(server, role, _)| {
         let address = fleet.servers[server].address;
         let mut peers = peers.clone();
@@ -187,6 +187,14 @@ pub fn cluster_spec(fleet: &Fleet, cluster: &Name) -> Option<ClusterSpec> {
         (server.clone(), NodeSpec { server: server.clone(), role, address, peers, work })
     });
     Some(ClusterSpec { cluster: cluster.clone(), master: found.master.clone(), nodes: nodes.collect() })
+}
+
+fn peers(fleet: &Fleet, cluster: &phalanx_model::Cluster) -> BTreeMap<Name, Ipv4Addr> {
+    let nas = cluster.share.iter().filter_map(|share| fleet.shares.get(share)?.nas.as_ref());
+    let balancers = fleet.addresses.values().filter(|a| a.cluster == cluster.name).map(|a| &a.balancer);
+    let masters = nas.chain(balancers).filter_map(|name| fleet.clusters.get(name)).map(|c| &c.master);
+    let nodes = cluster.nodes().map(|(node, _, _)| node);
+    masters.chain(nodes).map(|server| (server.clone(), fleet.servers[server].address.ip)).collect()
 }
 
 /// The clusters whose rows an account of `cluster` belongs to: the cluster itself and the nas that keeps its share.

@@ -138,6 +138,10 @@ impl Owner {
 
     async fn apply(&mut self) {
         let Some(decision) = self.state.decide(self.now_ms()) else { return };
+        if self.kernel.would_replace(&decision, &self.config.internal_networks) {
+            // What somebody did to the table would vanish with it untold.
+            self.tell_drift().await;
+        }
         match self.kernel.apply(&decision, &self.config.internal_networks).await {
             Ok(Applied::Unchanged) => {}
             Ok(Applied::Changed) => {
@@ -155,14 +159,24 @@ impl Owner {
     }
 
     async fn observe(&mut self) {
+        if self.tell_drift().await {
+            self.apply().await;
+        }
+    }
+
+    /// Whether somebody changed the table behind our back; if so, says how.
+    async fn tell_drift(&mut self) -> bool {
         match self.kernel.observe().await {
-            Ok(None) => {}
+            Ok(None) => false,
             Ok(Some(difference)) => {
                 let text = "somebody changed the table phalanx_balancer; it is put back";
                 self.reporter.event(Severity::Warning, "drift", text, &difference);
-                self.apply().await;
+                true
             }
-            Err(error) => self.reporter.problem(&format!("the table can't be read: {error:#}")),
+            Err(error) => {
+                self.reporter.problem(&format!("the table can't be read: {error:#}"));
+                false
+            }
         }
     }
 

@@ -78,7 +78,9 @@ fn marker(probe: &Probe) -> anyhow::Result<String> {
 
 fn write_and_read_back(probe: &Probe) -> anyhow::Result<()> {
     let directory = probe.mount_point.join(PROBE_DIRECTORY);
-    if let Err(error) = std::fs::create_dir(&directory)
+    // Looked for first: a server that squashes root refuses to make it before it sees that it is there.
+    if !directory.is_dir()
+        && let Err(error) = std::fs::create_dir(&directory)
         && error.kind() != std::io::ErrorKind::AlreadyExists
     {
         bail!("making {}: {error}", directory.display());

@@ -1,6 +1,7 @@
 //! An account's units, through systemctl(1).
 
 use phalanx_host::command::{self, CommandError, LIMIT};
+use phalanx_host::service;
 use phalanx_model::{Limits, Uid};
 use std::time::Duration;
 
@@ -61,7 +62,8 @@ pub async fn limit(uid: Uid, limits: &Limits) -> Result<(), CommandError> {
 pub async fn stop(uids: &[Uid]) -> Result<(), CommandError> {
     let mut args = vec!["stop".to_owned()];
     for uid in uids {
-        args.extend([format!("phalanx-httpd@{uid}.service"), format!("phalanx-php@{uid}.socket"), slice(*uid)]);
+        args.extend(service::httpd_units(*uid));
+        args.extend([format!("phalanx-php@{uid}.socket"), slice(*uid)]);
     }
     command::succeed("systemctl", &args, STOP_LIMIT).await.map(drop)
 }

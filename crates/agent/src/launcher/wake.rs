@@ -199,7 +199,7 @@ async fn prepare(account: &Account, share: &Name) -> Result<(), Refusal> {
     let env = directory.join("php.env");
     write_if_other(&env, &php_env(account)).map_err(|e| at(&env, e))?;
     let mut has_changed = false;
-    for unit in ["phalanx-httpd", "phalanx-php"] {
+    for unit in ["phalanx-httpd", "phalanx-httpd-alt", "phalanx-php"] {
         let path = PathBuf::from(UNITS).join(format!("{unit}@{}.service.d/home.conf", account.uid));
         has_changed |= write_if_other(&path, &drop_in(account, share)).map_err(|e| at(&path, e))?;
     }

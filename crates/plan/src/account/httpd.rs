@@ -132,6 +132,9 @@ pub fn httpd_conf(account: &Account, sites: &[Site], common: &str) -> String {
     let mut w = HttpdWriter::new(&format!("Written by Phalanx. The web server of account {}.", account.name));
     w.directive("Include", &[&common]);
     workers(&mut w, account);
+    // Any value makes httpd open its socket with SO_REUSEPORT, so that its successor can listen before it ends; one above the number of
+    // cores keeps it at one socket.
+    w.directive("ListenCoresBucketsRatio", &[&4096]);
     w.directive("Listen", &[&format!("{}:{ACCOUNT_PORT}", account.uid.loopback())]);
     w.directive("ServerName", &[&format!("{}.account.invalid", account.name)]);
     w.directive("ErrorLog", &[&"/proc/self/fd/2"]);

@@ -37,6 +37,7 @@ fn httpd_conf_of_an_account() {
         MaxRequestWorkers 48
         MinSpareThreads 1
         MaxSpareThreads 17
+        ListenCoresBucketsRatio 4096
         Listen 127.64.0.1:808
         ServerName alice.account.invalid
         ErrorLog /proc/self/fd/2

@@ -15,6 +15,8 @@ pub const TABLE_FILE: &str = "accounts.nft";
 pub const HTTPD_COMMON_FILE: &str = "httpd-common.conf";
 /// A NAS's exports in its generation.
 pub const EXPORTS_FILE: &str = "exports";
+/// A NAS's settings of its NFS server in its generation.
+pub const NFS_FILE: &str = "nfs.conf";
 /// A balancer's kernel settings in its generation.
 pub const SYSCTL_FILE: &str = "sysctl.conf";
 /// The link through which daemons reach the live generation.
@@ -72,7 +74,13 @@ impl Desired {
                 let serves_nfs = nas.shares.iter().any(|share| !share.nfs_clients.is_empty());
                 Self {
                     kept_shares: nas.shares.clone(),
-                    links: link("/etc/exports.d/phalanx.exports", EXPORTS_FILE),
+                    links: [
+                        link("/etc/exports.d/phalanx.exports", EXPORTS_FILE),
+                        link("/etc/nfs.conf.d/phalanx.conf", NFS_FILE),
+                    ]
+                    .into_iter()
+                    .flatten()
+                    .collect(),
                     units: if serves_nfs { BTreeSet::from([Unit::NfsServer]) } else { BTreeSet::new() },
                     ..base
                 }

@@ -90,6 +90,7 @@ fn choose(desired: &Desired, observed: &Observed, marks: &Marks, plan: &mut Plan
         ));
     }
     if let Some(why) = marks.refusal(&wanted_digest) {
+        let why = why.split_whitespace().collect::<Vec<_>>().join(" ");
         plan.waiting.push(format!("the new configuration was refused, the last good one stays: {why}"));
         let stay = observed.live.and_then(existing);
         return marks.verified.and_then(existing).or(stay);

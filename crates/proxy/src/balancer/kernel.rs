@@ -25,6 +25,11 @@ pub enum Applied {
 }
 
 impl Kernel {
+    /// Whether [`Kernel::apply`] would replace a table of ours.
+    pub fn would_replace(&self, decision: &Decision, internal_networks: &BTreeSet<InternalNet>) -> bool {
+        self.applied.as_ref().is_some_and(|applied| *applied != render(decision, internal_networks))
+    }
+
     /// Makes the kernel's table match `decision`.
     ///
     /// # Errors
