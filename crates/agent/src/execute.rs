@@ -45,15 +45,16 @@ struct Journal<'p> {
 #[derive(Debug)]
 pub struct Executor {
     paths: Paths,
-    /// For tests of crashes: the process ends before the step with this number, counted from its start.
+    /// For tests of crashes: the process ends at the point with this number, counted from its start. Each step has two: before it is
+    /// begun, and after it was done but before that is noted.
     stop_before: Option<u64>,
-    steps_begun: u64,
+    points_passed: u64,
 }
 
 impl Executor {
     /// Nothing is done yet.
     pub fn new(paths: Paths, stop_before: Option<u64>) -> Self {
-        Self { paths, stop_before, steps_begun: 0 }
+        Self { paths, stop_before, points_passed: 0 }
     }
 
     /// Carries out `plan`. What fails ends what makes no sense without it; the rest is done.
@@ -90,6 +91,7 @@ impl Executor {
                     failed.push(step);
                 }
             }
+            self.crash_if_asked();
             keep::store(&self.paths.agent("marks.json"), marks)?;
         }
         self.journal(plan, plan.steps.len())?;
@@ -163,15 +165,15 @@ impl Executor {
 
     /// Ends this process as a crash would, if it was started to do so here.
     fn crash_if_asked(&mut self) {
-        if self.stop_before == Some(self.steps_begun) {
-            tracing::warn!(step = self.steps_begun, "ends here, as asked by --stop-before");
+        if self.stop_before == Some(self.points_passed) {
+            tracing::warn!(point = self.points_passed, "ends here, as asked by --stop-before");
             let own = rustix::process::getpid();
             if let Err(error) = rustix::process::kill_process(own, rustix::process::Signal::KILL) {
                 tracing::error!(%error, "could not end");
             }
             std::process::abort();
         }
-        self.steps_begun += 1;
+        self.points_passed += 1;
     }
 }
 

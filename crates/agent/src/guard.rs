@@ -28,6 +28,8 @@ use tokio::time::MissedTickBehavior;
 pub const CONFIG: &str = "/var/lib/phalanx/live/guard.json";
 
 const PERIOD: Duration = Duration::from_secs(1);
+/// Whom probes run as, the user of that name on Debian. A NAS squashes root to it, and what root then makes it may not even open.
+const NOBODY: u32 = 65_534;
 /// A share that does not answer for so long hangs.
 const PROBE_MS_MAX: u64 = 2_000;
 
@@ -148,6 +150,7 @@ impl Watched {
         let mut command = Command::new("/proc/self/exe");
         command.args(["guard", "--probe", mount_point, "--marker", marker.as_str()]);
         command.args(["--number", &self.probes_started.to_string()]);
+        command.uid(NOBODY).gid(NOBODY);
         match command.stdin(Stdio::null()).stdout(Stdio::null()).spawn() {
             Ok(child) => self.probe = Some((child, now_ms)),
             Err(error) => self.judge(Some(format!("the probe can't be started: {error}")), now_ms),

@@ -52,7 +52,8 @@ const ORDERS_MAX: usize = 4;
 pub struct RunOptions {
     /// Where the agent keeps its state: [`ROOT`] on a host.
     pub root: PathBuf,
-    /// For tests of crashes: the process kills itself before the step with this number, counted from its start.
+    /// For tests of crashes: the process kills itself at the point with this number, counted from its start. Each step has two: before
+    /// it is begun, and after it was done but before that is noted.
     pub stop_before: Option<u64>,
 }
 

@@ -1,3 +1,5 @@
+//! The command line as a whole: help texts, parsing, and that every option is documented.
+
 use super::*;
 use expect_test::{Expect, expect};
 

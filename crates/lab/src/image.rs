@@ -4,7 +4,7 @@
 //! Images are made under another name and renamed when complete, so one that exists is whole. Callers at the same time
 //! wait for each other. Packages come from where the machine's own apt gets them.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Instant, SystemTime};
@@ -165,8 +165,14 @@ fn remove_unfinished(folder: &Path, kind: &str) -> Result<()> {
     Ok(())
 }
 
-/// Removes all but the newest images of a kind. One that a running lab still uses goes on living in its mounts as far as
-/// files are open; so many changes during one run are not expected.
+/// Marks an image as in use, for as long as the file is held: it is then not removed.
+pub fn hold(image: &Path) -> Result<File> {
+    let held = File::open(image).with_context(|| format!("cannot open the image {}", image.display()))?;
+    held.lock_shared().with_context(|| format!("cannot mark the image {} as in use", image.display()))?;
+    Ok(held)
+}
+
+/// Removes all but the newest images of a kind, and those that running labs hold.
 fn remove_old(folder: &Path, kind: &str) -> Result<()> {
     let prefix = format!("{kind}-");
     let mut images = Vec::new();
@@ -179,6 +185,11 @@ fn remove_old(folder: &Path, kind: &str) -> Result<()> {
     images.sort();
     let old = images.len().saturating_sub(KEPT);
     for (_, path) in &images[..old] {
+        let image = File::open(path)?;
+        match image.try_lock() {
+            Err(TryLockError::WouldBlock) => continue,
+            tried => tried.with_context(|| format!("cannot test whether {} is in use", path.display()))?,
+        }
         fs::remove_dir_all(path).with_context(|| format!("cannot remove the old image {}", path.display()))?;
     }
     Ok(())

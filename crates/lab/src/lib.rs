@@ -9,6 +9,7 @@
 //!
 //! It knows nothing of the product but that it is a Debian package: tests talk to it as people do, by CLI and HTTP.
 
+pub mod bench;
 pub mod cgroup;
 mod container;
 pub mod demo;

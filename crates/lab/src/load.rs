@@ -93,16 +93,11 @@ impl Load {
     /// # Errors
     /// The host can't be entered.
     pub fn start(&self, client: &Host<'_>) -> Result<Running> {
-        const PLACE: &str = "/run/phalanx-lab-load";
-        if client.run(&format!("test -x {PLACE}"))?.status != 0 {
-            let program = std::fs::read(crate::paths::program()?).context("cannot read the lab's own program")?;
-            client.write_file(PLACE, &program)?;
-            client.text(&format!("chmod 755 {PLACE}"))?;
-        }
+        let program = install(client)?;
         let Self { target, host, path, rate, threads, seconds, requests, patience_ms, keep } = self;
         let keep = if *keep { "--keep" } else { "" };
         let line = format!(
-            "exec {PLACE} load --target {target} --host {host} --path '{path}' --rate {rate} --threads {threads} --seconds {seconds} \
+            "exec {program} load --target {target} --host {host} --path '{path}' --rate {rate} --threads {threads} --seconds {seconds} \
              --requests {requests} --patience-ms {patience_ms} {keep}"
         );
         Ok(Running { background: client.spawn(&line)?, limit: Duration::from_secs(u64::from(*seconds) + 30) })
@@ -186,8 +181,19 @@ impl Running {
     }
 }
 
+/// Puts a copy of the lab's binary on a host, where that was not done, and returns its path there.
+pub(crate) fn install(host: &Host<'_>) -> Result<&'static str> {
+    const PLACE: &str = "/run/phalanx-lab-load";
+    if host.run(&format!("test -x {PLACE}"))?.status != 0 {
+        let program = std::fs::read(crate::paths::program()?).context("cannot read the lab's own program")?;
+        host.write_file(PLACE, &program)?;
+        host.text(&format!("chmod 755 {PLACE}"))?;
+    }
+    Ok(PLACE)
+}
+
 /// Reads one whole answer: to its length, to its last chunk, or to the end of the connection.
-fn read_answer(stream: &mut TcpStream) -> Result<(u16, Vec<u8>)> {
+pub(crate) fn read_answer(stream: &mut TcpStream) -> Result<(u16, Vec<u8>)> {
     let mut bytes = Vec::new();
     let head = loop {
         if let Some(end) = find(&bytes, b"\r\n\r\n") {

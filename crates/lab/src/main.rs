@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use phalanx_lab::bench::{Bench, client};
 use phalanx_lab::demo::Demo;
 use phalanx_lab::figure::Figure;
 use phalanx_lab::load::Load;
@@ -52,6 +53,8 @@ enum Do {
     Up(Up),
     /// Show Figure 1 alive: a real application, a slave added and a node killed under load.
     Demo(Demo),
+    /// Measure how quick the product is and what it costs; writes tables, and target/bench/NAME.json.
+    Bench(Bench),
     /// Set Figure 1 up in a running lab, as an administrator would by the product's own commands.
     Provision,
     /// End a lab.
@@ -112,6 +115,9 @@ enum Do {
     /// Ask for one page again and again, here; writes a line of JSON for each request.
     #[command(hide = true)]
     Load(Load),
+    /// What a benchmark does inside a host.
+    #[command(hide = true, subcommand)]
+    BenchClient(client::Work),
     /// The process that a lab lives in; started by `up`.
     #[command(hide = true)]
     Supervise {
@@ -200,6 +206,8 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         }
         Do::Up(options) => return up(options),
         Do::Demo(demo) => demo.run()?,
+        Do::Bench(bench) => bench.run()?,
+        Do::BenchClient(work) => work.run()?,
         Do::Provision => drop(Figure::in_lab(lab()?)?),
         Do::Down => lab()?.down()?,
         Do::List => names()?.iter().for_each(|name| println!("{name}")),

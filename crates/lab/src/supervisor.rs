@@ -19,6 +19,7 @@ use crate::cgroup::Group;
 use crate::container::{self, Container};
 use crate::guest::kernel::Kernel;
 use crate::guest::machine::{self as guest, GuestMachine};
+use crate::image;
 use crate::machine::Machine;
 use crate::network;
 use crate::protocol::{self, HostStatus, Progress, Request};
@@ -102,6 +103,7 @@ struct Supervisor {
     machines: BTreeMap<String, Mutex<Machine>>,
     groups: Vec<Group>,
     _lock: File,
+    _images: Vec<File>,
 }
 
 impl Supervisor {
@@ -121,7 +123,8 @@ impl Supervisor {
             machines.insert(host.name.clone(), Mutex::new(machine));
         }
         let groups = topology.hosts.iter().map(|host| Group::named(&setting.name, &host.name)).collect();
-        Ok(Self { setting, topology, machines, groups, _lock: lock })
+        let images = setting.images.iter().map(|image| image::hold(image)).collect::<Result<_>>()?;
+        Ok(Self { setting, topology, machines, groups, _lock: lock, _images: images })
     }
 
     /// Boots all hosts at once and waits for them.

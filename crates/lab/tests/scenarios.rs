@@ -5,13 +5,16 @@
 
 mod scenarios {
     mod bad_config;
+    mod crash_points;
     mod death;
     mod drift;
     mod even;
+    mod isolation;
     mod join_and_leave;
     mod live;
     mod masters_only;
     mod overload;
+    mod nfs;
     mod rules;
     mod session;
     mod share;

@@ -1,3 +1,5 @@
+//! The guard's verdicts over a share that is there, gone, another, and hanging.
+
 use super::*;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;

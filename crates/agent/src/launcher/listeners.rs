@@ -4,13 +4,15 @@
 //! httpd can't bind. Squatters that are accounts are ended, and that is logged; what belongs to the system is not ours to end.
 //!
 //! Who listens is in the kernel's tables, which are slow to read on a busy machine. Who has only bound the address is in no table: such
-//! a socket is found by asking every socket of every account's processes for its name.
+//! a socket is found by asking every socket of every account's processes for its name. (Containers may forbid pidfd_getfd(2); there
+//! only those who listen are found.)
 
 use anyhow::Context;
 use phalanx_model::Uid;
 use phalanx_model::account::ACCOUNT_PORT;
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open, pidfd_send_signal};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 
@@ -19,6 +21,8 @@ use std::os::unix::fs::MetadataExt;
 pub struct Listener {
     /// Whose it is.
     pub uid: u32,
+    /// The socket's inode, by which its process is found.
+    pub inode: u64,
     /// Whether it is bound to the very address, not to all addresses.
     pub is_exact: bool,
 }
@@ -36,7 +40,7 @@ pub fn of(address: Ipv4Addr) -> anyhow::Result<Vec<Listener>> {
 }
 
 /// Reads the kernel's table (proc_net_tcp(5)): the second field is the local address in hexadecimal, in host byte order per 32
-/// bits; the fourth the state, where 0A is LISTEN; the eighth the uid.
+/// bits; the fourth the state, where 0A is LISTEN; the eighth the uid; the tenth the inode.
 fn parse(table: &str, address: Ipv4Addr) -> Vec<Listener> {
     const LISTEN: &str = "0A";
     let exact = format!("{:08X}", u32::from_ne_bytes(address.octets()));
@@ -48,8 +52,8 @@ fn parse(table: &str, address: Ipv4Addr) -> Vec<Listener> {
         let is_ours = u16::from_str_radix(port, 16) == Ok(ACCOUNT_PORT) && *fields.get(3)? == LISTEN;
         let is_exact = host == exact || host == mapped;
         let is_any = host.bytes().all(|digit| digit == b'0');
-        let uid = fields.get(7)?.parse().ok()?;
-        (is_ours && (is_exact || is_any)).then_some(Listener { uid, is_exact })
+        let (uid, inode) = (fields.get(7)?.parse().ok()?, fields.get(9)?.parse().ok()?);
+        (is_ours && (is_exact || is_any)).then_some(Listener { uid, inode, is_exact })
     };
     table.lines().filter_map(parse_line).collect()
 }
@@ -68,6 +72,7 @@ pub struct Squatter {
 /// # Errors
 /// `/proc` can't be listed.
 pub fn end_squatters(owner: Uid) -> anyhow::Result<Vec<Squatter>> {
+    let listening: BTreeSet<u64> = of(owner.loopback())?.into_iter().map(|listener| listener.inode).collect();
     let mut ended = Vec::new();
     for entry in std::fs::read_dir("/proc").context("listing /proc")?.filter_map(Result::ok) {
         let Some(number) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
@@ -76,7 +81,7 @@ pub fn end_squatters(owner: Uid) -> anyhow::Result<Vec<Squatter>> {
         let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
         let Ok(metadata) = entry.metadata() else { continue };
         let Ok(uid) = Uid::try_from(metadata.uid()) else { continue };
-        let is_squatter = uid != owner && holds(&process, number, owner.loopback());
+        let is_squatter = uid != owner && holds(&process, number, owner.loopback(), &listening);
         if is_squatter && pidfd_send_signal(&process, Signal::KILL).is_ok() {
             ended.push(Squatter { uid, pid: number });
         }
@@ -84,13 +89,19 @@ pub fn end_squatters(owner: Uid) -> anyhow::Result<Vec<Squatter>> {
     Ok(ended)
 }
 
-fn holds(process: &OwnedFd, pid: i32, address: Ipv4Addr) -> bool {
+fn holds(process: &OwnedFd, pid: i32, address: Ipv4Addr, listening: &BTreeSet<u64>) -> bool {
     let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
     descriptors.filter_map(Result::ok).any(|entry| {
-        let is_socket = std::fs::read_link(entry.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:["));
+        let inode = std::fs::read_link(entry.path()).ok().and_then(|to| socket_inode(to.to_str()?));
         let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        is_socket && number.is_some_and(|number| is_bound_to(process, number, address))
+        let (Some(inode), Some(number)) = (inode, number) else { return false };
+        listening.contains(&inode) || is_bound_to(process, number, address)
     })
+}
+
+/// `socket:[12345]`
+fn socket_inode(link: &str) -> Option<u64> {
+    link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
 fn is_bound_to(process: &OwnedFd, descriptor: i32, address: Ipv4Addr) -> bool {
@@ -117,7 +128,7 @@ mod tests {
    5: 0000000000000000FFFF00000100407F:0328 00000000000000000000000000000000:0000 0A 0:0 00:0 0 1900000006 0 16 1 0 0 0
 ";
         let found = parse(table, Ipv4Addr::new(127, 64, 0, 1));
-        let seen: Vec<_> = found.iter().map(|l| (l.uid, l.is_exact)).collect();
-        assert_eq!(seen, [(1_900_000_001, true), (1_900_000_003, false), (1_900_000_006, true)]);
+        let seen: Vec<_> = found.iter().map(|l| (l.uid, l.inode, l.is_exact)).collect();
+        assert_eq!(seen, [(1_900_000_001, 11, true), (1_900_000_003, 13, false), (1_900_000_006, 16, true)]);
     }
 }

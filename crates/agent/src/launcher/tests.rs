@@ -1,3 +1,5 @@
+//! The launcher's memory of who is awake, and what its parts share in their tests.
+
 use super::protocol::Refusal;
 use super::table::{Table, Waiter};
 use super::wake::Woken;

@@ -1,3 +1,5 @@
+//! Goldens of what one account runs.
+
 use super::*;
 use crate::spec::WebSpec;
 use expect_test::expect;

@@ -1,3 +1,5 @@
+//! Goldens of a generation's files.
+
 use super::*;
 use crate::spec::{KeptShare, NasSpec};
 use expect_test::expect;

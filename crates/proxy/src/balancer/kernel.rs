@@ -4,6 +4,7 @@ use super::command;
 use phalanx_model::server::InternalNet;
 use phalanx_plan::balance::Decision;
 use phalanx_plan::balance::table::{TABLE, render};
+use phalanx_plan::steps::diff;
 use std::collections::BTreeSet;
 
 /// What is known of the kernel's table.
@@ -64,8 +65,8 @@ impl Kernel {
         }
         self.applied = None;
         Ok(Some(match found {
-            None => "the table is gone".to_owned(),
-            Some(found) => difference(&self.listed, &found),
+            None => diff::lines(&self.listed, ""),
+            Some(found) => diff::lines(&self.listed, &found),
         }))
     }
 }
@@ -80,25 +81,5 @@ async fn list() -> anyhow::Result<Option<String>> {
         Ok(None)
     } else {
         anyhow::bail!("nft failed ({}): {}", output.status, words.trim())
-    }
-}
-
-/// The lines that one text has and the other has not, as in a diff; at most 40.
-fn difference(wanted: &str, found: &str) -> String {
-    let missing = wanted.lines().filter(|line| !found.lines().any(|other| other == *line)).map(|line| ("-", line));
-    let foreign = found.lines().filter(|line| !wanted.lines().any(|other| other == *line)).map(|line| ("+", line));
-    let lines: Vec<String> =
-        missing.chain(foreign).take(40).map(|(sign, line)| format!("{sign}{}", line.trim_end())).collect();
-    if lines.is_empty() { "its lines are in another order or number".to_owned() } else { lines.join("\n") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_difference_shows_what_is_missing_and_what_is_foreign() {
-        assert_eq!(difference("a\nb\nc\n", "a\nx\nc\n"), "-b\n+x");
-        assert_eq!(difference("a\nb\n", "b\na\n"), "its lines are in another order or number");
     }
 }

@@ -1,3 +1,5 @@
+//! `phalanx status` drawn from values: what a person sees at a glance.
+
 use super::*;
 use expect_test::{Expect, expect};
 use serde::Deserialize as _;

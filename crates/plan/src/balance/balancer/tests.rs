@@ -1,3 +1,5 @@
+//! Choices of a balancer over time, and what holds whatever happens.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! The relay without sockets: bytes in, bytes and decisions out.
+
 use super::*;
 use proptest::prelude::*;
 use std::net::Ipv4Addr;

@@ -1,0 +1,365 @@
+//! One account can neither read nor run as another: tried by code and by `.htaccess` on a node, as a customer would who wants to.
+//!
+//! The probe tries everything twice, on what is the attacker's own and on what is the neighbour's, and the first must succeed: what
+//! can't fail proves nothing. The neighbour is careless: what it has is readable for all, so that only the walls between accounts count.
+
+use anyhow::{Context, Result, ensure};
+use phalanx_lab::figure::{Figure, LOGICAL};
+use phalanx_lab::load::Load;
+use phalanx_lab::{Host, eventually};
+use serde_json::Value;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+const NODE: &str = "web1";
+const SECRET: &str = "the secret of bob";
+const PROBE: &str = include_str!("isolation/probe.php");
+const VICTIM: &str = include_str!("isolation/victim.php");
+const TRICKS: &str = include_str!("isolation/tricks.conf");
+/// Where accounts' httpds listen.
+const PORT: u16 = 808;
+
+/// An account as others see it.
+struct Party {
+    name: &'static str,
+    site: String,
+    uid: u32,
+    ip: Ipv4Addr,
+}
+
+/// Eve attacks, Bob is attacked; both live on one node.
+struct Scene {
+    figure: Figure,
+    eve: Party,
+    bob: Party,
+}
+
+impl Scene {
+    fn up() -> Result<Self> {
+        let figure = Figure::up()?;
+        let id = "<?php echo 'RAN-AS ', posix_getuid();";
+        figure.site("eve", "eve.example.org", &[("id.php", id), ("index.html", "page of eve")])?;
+        figure.site(
+            "bob",
+            "bob.example.org",
+            &[("id.php", &VICTIM.replace("@SECRET@", SECRET)), ("index.html", "page of bob")],
+        )?;
+        figure.put("eve", "private.txt", "own secret")?;
+        figure.put("bob", "private.txt", SECRET)?;
+        figure.host("nas").text("chmod -R o+rX /srv/nas/web/home/bob")?;
+        let scene = Self { eve: party(&figure, "eve")?, bob: party(&figure, "bob")?, figure };
+        for party in [&scene.bob, &scene.eve] {
+            eventually(Duration::from_secs(10), "an answer of each account", || {
+                let answer = scene.figure.get_from(NODE, &party.site, "/id.php")?;
+                ensure!(answer.body == format!("RAN-AS {}", party.uid), "{answer:?}");
+                Ok(())
+            })?;
+        }
+        Ok(scene)
+    }
+
+    fn node(&self) -> Host<'_> {
+        self.figure.host(NODE)
+    }
+
+    /// Runs a script of shell on the NAS as Eve, in her document root.
+    fn as_eve_on_nas(&self, script: &str) -> Result<String> {
+        let id = self.eve.uid.to_string();
+        let root = format!("/srv/nas/web/home/eve/sites/{}", self.eve.site);
+        let words = ["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups", "env", "-C", &root, "sh", "-eu"];
+        self.figure.host("nas").exec(&words, script.as_bytes())?.text()
+    }
+
+    fn bob_answers(&self) -> Result<()> {
+        let answer = self.figure.get_from(NODE, &self.bob.site, "/")?;
+        ensure!(answer.status == 200 && answer.body == "page of bob", "{answer:?}");
+        Ok(())
+    }
+}
+
+fn party(figure: &Figure, name: &'static str) -> Result<Party> {
+    let uid = figure.json(&format!("account show {name}"))?["uid"].as_u64().context("the account has a uid")?;
+    let uid = u32::try_from(uid)?;
+    let ip = Ipv4Addr::from_bits(Ipv4Addr::new(127, 64, 0, 0).to_bits() + (uid - 1_900_000_000));
+    Ok(Party { name, site: format!("{name}.example.org"), uid, ip })
+}
+
+/// Services of the machine that are nobody's business, and one that is for all: the resolver.
+const SERVICES: &str = "for listen in TCP4-LISTEN:3306 UDP4-LISTEN:3306 TCP6-LISTEN:3306,ipv6only=1 UDP4-LISTEN:53,bind=127.0.0.1; do \
+    socat $listen,fork EXEC:cat & done; wait";
+
+/// Lets the probe run as Eve's PHP and tells what it could reach that is not Eve's.
+fn code_reaches(scene: &Scene) -> Result<()> {
+    let Scene { figure, eve, bob } = scene;
+    let _services = scene.node().spawn(SERVICES)?;
+    let pids =
+        |which: &str| scene.node().text(&format!("ps -e -o uid=,pid=,comm= | awk '{which} {{print $2}}' | paste -sd,"));
+    let text = PROBE
+        .replace("@OWN@", eve.name)
+        .replace("@OWN_UID@", &eve.uid.to_string())
+        .replace("@OWN_IP@", &eve.ip.to_string())
+        .replace("@OWN_HTTPDS@", &pids(&format!("$1 == {} && $3 == \"apache2\"", eve.uid))?)
+        .replace("@OTHER@", bob.name)
+        .replace("@OTHER_UID@", &bob.uid.to_string())
+        .replace("@OTHER_IP@", &bob.ip.to_string())
+        .replace("@OTHER_PIDS@", &pids(&format!("$1 != {}", eve.uid))?)
+        .replace("@NODE@", &figure.address(NODE)?)
+        .replace("@RESOLVER@", "127.0.0.1:53")
+        .replace("@PORT@", &PORT.to_string());
+    figure.put(eve.name, &format!("sites/{}/probe.php", eve.site), &text)?;
+    let address = figure.address(NODE)?;
+    let line = format!("curl -sS -m 50 -H 'Host: {}' http://{address}/probe.php", eve.site);
+    let answer = figure.host("lb").text(&line)?;
+    let report: Value = serde_json::from_str(&answer).with_context(|| format!("the probe wrote {answer:?}"))?;
+    let tries = report.as_object().context("the report has tries")?;
+    ensure!(tries.len() >= 19, "{report:#}");
+    for (name, seen) in tries {
+        ensure!(!seen["own"].is_null(), "the probe can't even {name} what is its own: {report:#}");
+        ensure!(seen["other"].is_null(), "{name}: code of one account reached {:#}", seen["other"]);
+    }
+    println!("{} ways of code lead nowhere", tries.len());
+    scene.bob_answers()
+}
+
+/// What makes a directory for a trick: scripts, pages, and links to whatever there is to find.
+const TRICK_BASE: &str = r#"mkdir -p base && cd base
+echo '<?php echo "RAN-AS ", posix_getuid();' > id.php
+echo '<?php echo "another script";' > another.php
+echo 'a page' > page.html
+echo '<!--#include file="/home/bob/private.txt" --><!--#exec cmd="cat /srv/phalanx/content/home/bob/private.txt" -->' | tee page.shtml > include.html
+printf '#!/bin/sh\necho Content-Type: text/plain; echo; echo A PROGRAM $((1 + 1)) RAN; cat /home/bob/private.txt\n' > run.cgi && chmod 755 run.cgi
+printf 'Status: 200\n\nas it is' > run.asis
+ln -sfn /home/bob home; ln -sfn /srv/phalanx/content/home/bob share; ln -sfn /etc etc; ln -sfn /var/lib/phalanx/directory state; ln -sfn /home/eve mine
+cd ..
+"#;
+
+/// A trick: what it is called, what is asked for, the `.htaccess`.
+fn tricks(scene: &Scene) -> Vec<(String, String, String)> {
+    let text = TRICKS
+        .replace("@OTHER@", scene.bob.name)
+        .replace("@OTHER_UID@", &scene.bob.uid.to_string())
+        .replace("@OTHER_IP@", &scene.bob.ip.to_string())
+        .replace("@SITE@", &scene.bob.site)
+        .replace("@PORT@", &PORT.to_string());
+    let blocks = text.split("\n### ").skip(1);
+    blocks
+        .map(|block| {
+            let (title, rules) = block.split_once('\n').unwrap_or((block, ""));
+            let (path, what) = title.split_once(' ').unwrap_or((title, ""));
+            (what.to_owned(), path.replace("@@", ""), rules.to_owned())
+        })
+        .collect()
+}
+
+/// That the tricks bite: the same directives on what is Eve's own, and what must come of them.
+fn controls(scene: &Scene) -> Vec<((String, String, String), String)> {
+    let ran = format!("RAN-AS {}", scene.eve.uid);
+    let own = [
+        ("id.php", "SetHandler \"proxy:unix:/run/phalanx/account/php.sock|fcgi://localhost\"\n", ran.as_str()),
+        ("page.html", "RewriteEngine On\nRewriteRule page.html id.php [L]\n", &ran),
+        (
+            "id.php",
+            "RewriteEngine On\nRewriteRule id.php - [H=proxy:unix:/run/phalanx/account/php.sock|fcgi://localhost]\n",
+            &ran,
+        ),
+        ("missing", "ErrorDocument 404 \"words of our own\"\n", "words of our own"),
+        ("mine/private.txt", "Options +FollowSymLinks\n", "own secret"),
+        ("page.html", "Header always set X-Own \"header of our own\"\n", "header of our own"),
+        ("run.asis", "SetHandler send-as-is\n", "as it is"),
+    ];
+    let control = |(path, rules, expected): (&str, &str, &str)| {
+        ((format!("our own {path}"), path.to_owned(), rules.to_owned()), expected.to_owned())
+    };
+    own.into_iter().map(control).collect()
+}
+
+/// Writes each trick into a directory of its own and asks for it; returns the answers with their headers.
+fn played(scene: &Scene, tricks: &[(String, String, String)]) -> Result<Vec<String>> {
+    let mut script = TRICK_BASE.to_owned();
+    let address = scene.figure.address(NODE)?;
+    let mut ask = String::new();
+    for (number, (_, path, rules)) in tricks.iter().enumerate() {
+        script += &format!(
+            "rm -rf t{number}; cp -a base t{number}\ncat > t{number}/.htaccess <<'END-OF-TRICK'\n{rules}\nEND-OF-TRICK\n"
+        );
+        ask += &format!(
+            "curl -si -m 10 -H 'Host: {}' 'http://{address}/t{number}/{path}'; printf '\\036'\n",
+            scene.eve.site
+        );
+    }
+    scene.as_eve_on_nas(&script)?;
+    let text = scene.figure.host("lb").exec(&["sh"], ask.as_bytes())?.stdout;
+    let mut answers: Vec<String> = text.split('\u{1e}').map(str::to_owned).collect();
+    answers.pop();
+    ensure!(answers.len() == tricks.len(), "{} answers to {} tricks: {text}", answers.len(), tricks.len());
+    Ok(answers)
+}
+
+fn htaccess_reaches(scene: &Scene) -> Result<()> {
+    let (mine, expected): (Vec<_>, Vec<_>) = controls(scene).into_iter().unzip();
+    for ((answer, wanted), (what, _, rules)) in played(scene, &mine)?.iter().zip(expected).zip(&mine) {
+        ensure!(answer.contains(&wanted), "{what}: the trick does not bite: {rules}{answer}");
+    }
+    let tricks = tricks(scene);
+    ensure!(tricks.len() >= 45, "{} tricks", tricks.len());
+    let forbidden = [SECRET, &format!("RAN-AS {}", scene.bob.uid), "root:", "SQLite format", "A PROGRAM 2 RAN"];
+    for (answer, (what, path, rules)) in played(scene, &tricks)?.iter().zip(&tricks) {
+        let leak = forbidden.iter().find(|text| answer.contains(**text));
+        ensure!(leak.is_none(), "{what}: {path} with\n{rules}gave {leak:?}:\n{answer}");
+        ensure!(answer.starts_with("HTTP/1.1 "), "{what}: no answer: {answer:?}");
+    }
+    println!("{} tricks of .htaccess lead nowhere", tricks.len());
+    scene.bob_answers()
+}
+
+/// Eve swaps a directory for a symlink to Bob's, again and again, while the NAS's agent makes document roots below it.
+fn agent_follows_no_link(scene: &Scene) -> Result<()> {
+    let before =
+        scene.figure.host("nas").text("find /srv/nas/web/home/bob -printf '%p %u %m %y\\n' | grep -v /logs/ | sort")?;
+    let swap = "while sleep 0.001; do rm -rf race; ln -sfn ../../../bob/sites race; rm -f race; mkdir -p race; done";
+    let id = scene.eve.uid.to_string();
+    let root = format!("/srv/nas/web/home/eve/sites/{}", scene.eve.site);
+    let line = format!("cd {root} && exec timeout 20 setpriv --reuid {id} --regid {id} --clear-groups sh -c '{swap}'");
+    let racing = scene.figure.host("nas").spawn(&line)?;
+    for number in 0..20 {
+        let body = serde_json::json!({"name": format!("race{number}.example.org"), "account": "eve",
+            "document_root": format!("sites/{}/race/deep{number}", scene.eve.site)});
+        let (status, answer) = scene.figure.api("POST", "/sites", Some(&body))?;
+        ensure!(status == 201, "{status} {answer}");
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    drop(racing);
+    let after =
+        scene.figure.host("nas").text("find /srv/nas/web/home/bob -printf '%p %u %m %y\\n' | grep -v /logs/ | sort")?;
+    ensure!(before == after, "root followed a customer's symlink:\n{before}\n{after}");
+    scene.bob_answers()
+}
+
+/// While an account sleeps, somebody with Eve's uid holds its address, with and without listening. She needs a privilege for it that no
+/// account has; if she had it, she would be ended, it would be reported, and the account would answer.
+fn squatters_are_ended(scene: &Scene) -> Result<()> {
+    let eve = scene.eve.uid;
+    for (name, listen) in [("carol", "s.listen()"), ("dan", "pass")] {
+        let page = format!("page of {name}");
+        scene.figure.site(name, &format!("{name}.example.org"), &[("index.html", &page)])?;
+        let sleeper = party(&scene.figure, name)?;
+        let code = format!(
+            "import socket, time\ns = socket.socket()\ns.bind((\"{}\", {PORT}))\n{listen}\nprint(\"held\", flush=True)\ntime.sleep(60)",
+            sleeper.ip
+        );
+        let caps = "--inh-caps=+net_bind_service --ambient-caps=+net_bind_service";
+        let line = format!("exec setpriv --reuid {eve} --regid {eve} --clear-groups {caps} python3 -c '{code}'");
+        let since = scene.node().text("date +%s")?;
+        let mut squatter = scene.node().spawn(&line)?;
+        eventually(Duration::from_secs(5), "a squatter", || {
+            ensure!(squatter.stdout().contains("held"), "{} {}", squatter.stdout(), squatter.stderr());
+            Ok(())
+        })?;
+        eventually(Duration::from_secs(20), "the sleeper's own answer", || {
+            let answer = scene.figure.get_from(NODE, &sleeper.site, "/")?;
+            ensure!(answer.status == 200 && answer.body == page, "{answer:?}");
+            Ok(())
+        })?;
+        ensure!(!squatter.is_running()?, "the squatter lives");
+        let journal = scene.node().text(&format!("journalctl -q -u phalanx-launcher --since @{since} --output=cat"))?;
+        let report = format!("account {eve} held the address of account {}", sleeper.uid);
+        ensure!(journal.contains(&report), "not reported: {journal}");
+    }
+    Ok(())
+}
+
+#[test]
+fn isolation() -> Result<()> {
+    let scene = Scene::up()?;
+    code_reaches(&scene)?;
+    htaccess_reaches(&scene)?;
+    agent_follows_no_link(&scene)?;
+    squatters_are_ended(&scene)
+}
+
+/// What a hog takes, and the line of shell that shows that it does: on its node, with its uid in `$uid`.
+struct Hog {
+    what: &'static str,
+    code: &'static str,
+    measure: &'static str,
+    at_least: u64,
+}
+
+const HOGS: [Hog; 3] = [
+    Hog {
+        what: "a fork bomb",
+        code: "<?php shell_exec('timeout -s KILL 12 sh -c \"bomb() { bomb | bomb & }; bomb; sleep 10\"');",
+        measure: "systemctl show --value -p TasksCurrent phalanx-account-$uid.slice",
+        at_least: 110,
+    },
+    Hog {
+        what: "a memory hog",
+        code: "<?php shell_exec('timeout -s KILL 12 perl -e \"while (1) { push @a, chr(65 + @a % 26) x 10000000 }\"; sleep 8');",
+        measure: "systemctl show --value -p MemoryCurrent phalanx-account-$uid.slice",
+        at_least: 150 << 20,
+    },
+    Hog {
+        what: "a busy loop",
+        code: "<?php shell_exec('for i in 1 2 3 4 5 6 7 8; do timeout -s KILL 10 sh -c \"while :; do :; done\" & done; wait');",
+        // Seconds of CPU of what lives.
+        measure: "ps -U $uid -o cputimes= | awk '{ sum += $1 } END { print sum + 0 }'",
+        at_least: 2,
+    },
+];
+
+/// The longest that one of Bob's answers may take while Eve hogs.
+const PATIENCE_US: u64 = 3_000_000;
+
+fn hogged(scene: &Scene, hog: &Hog) -> Result<()> {
+    let Hog { what, code, measure, at_least } = hog;
+    let uid = scene.eve.uid;
+    scene.figure.put("eve", &format!("sites/{}/hog.php", scene.eve.site), code)?;
+    let address = scene.figure.address(NODE)?;
+    let hogs = scene.figure.host("lb").spawn(&format!(
+        "for i in 1 2 3; do curl -s -m 15 -H 'Host: {}' http://{address}/hog.php & done; wait",
+        scene.eve.site
+    ))?;
+    let mut load = Load::new(format!("{address}:80").parse()?, &scene.bob.site, "/id.php", 6);
+    load.rate = 10;
+    let running = load.start(&scene.figure.host("lb"))?;
+    eventually(Duration::from_secs(6), &format!("{what} that takes what it can get"), || {
+        let taken: u64 = scene.node().text(&format!("uid={uid}; {measure}"))?.parse()?;
+        ensure!(taken >= *at_least, "it takes {taken} of {at_least}");
+        Ok(())
+    })?;
+    let records = running.finish()?;
+    drop(hogs);
+    let bad: Vec<_> = records.iter().filter(|r| !r.ok() || r.took_us > PATIENCE_US).collect();
+    ensure!(
+        records.len() >= 50 && bad.is_empty(),
+        "{what}: {} of {} answers of Bob's, such as {:?}",
+        bad.len(),
+        records.len(),
+        bad.first()
+    );
+    let mut times: Vec<u64> = records.iter().map(|record| record.took_us).collect();
+    times.sort_unstable();
+    println!(
+        "under {what} of Eve's Bob answers in {} ms at the median, {} ms at most",
+        times[times.len() / 2] / 1_000,
+        times[times.len() - 1] / 1_000
+    );
+    eventually(Duration::from_secs(10), "the end of all that Eve runs", || {
+        scene
+            .node()
+            .text(&format!("systemctl kill --signal=KILL phalanx-account-{uid}.slice; ! pgrep -U {uid}"))
+            .map(drop)
+    })
+}
+
+#[test]
+fn isolation_of_hogs() -> Result<()> {
+    let scene = Scene::up()?;
+    let limits = scene.figure.json("account show eve")?["limits"].clone();
+    ensure!(limits["processes"] == 128 && limits["cpu_percent"] == 100, "{LOGICAL}: {limits}");
+    for hog in &HOGS {
+        hogged(&scene, hog)?;
+        scene.bob_answers()?;
+    }
+    Ok(())
+}
