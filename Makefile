@@ -21,6 +21,7 @@ demo: setup package-release
 	$(LAB) demo $(ARGS)
 
 test: setup check package
+	$(LAB) guests
 	$(CARGO) nextest run --workspace --profile ci
 
 check: tools
@@ -28,8 +29,9 @@ check: tools
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	$(CARGO) nextest run --package phalanx-lab --test tidy
 
+# Inside, `phalanx-lab sh web1`, `kill web2` and so on mean this lab; leaving the shell ends it.
 lab: setup package
-	$(LAB) up $(TOPOLOGY)
+	PATH="$(CURDIR)/target/debug:$$PATH" $(LAB) up $(TOPOLOGY) --name lab --exec 'phalanx-lab provision && phalanx-lab sh cp phalanx status && phalanx-lab --help | sed -n "/Commands/,/^$$/p" && exec bash'
 
 scenario: setup package
 	$(CARGO) nextest run --package phalanx-lab --test scenarios --profile ci --no-capture -- $(NAME)

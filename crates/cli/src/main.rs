@@ -19,13 +19,14 @@ mod token;
 use crate::args::{Cli, Command, Global};
 use crate::failure::Failure;
 use crate::render::style::Style;
+use crate::render::text::printable;
 use crate::session::Session;
 use clap::{CommandFactory as _, Parser as _};
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = parse();
     let json = cli.global.json;
     match run(cli) {
         Ok(code) => code,
@@ -34,6 +35,25 @@ fn main() -> ExitCode {
             // Where standard error is closed, the exit code alone has to do.
             let _ = std::io::stderr().write_all(text.as_bytes());
             ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// Reads the command line. What clap says of a wrong one quotes its words, so that it is told of them without what could steer the
+/// terminal.
+fn parse() -> Cli {
+    let wrong = match Cli::try_parse() {
+        Ok(cli) => return cli,
+        Err(wrong) => wrong,
+    };
+    let harmless = std::env::args_os().map(|word| printable(&word.to_string_lossy()));
+    match Cli::try_parse_from(harmless) {
+        Err(told) => told.exit(),
+        // Only what made it wrong has gone from it.
+        Ok(_) => {
+            let lines: Vec<String> = wrong.render().to_string().lines().map(printable).collect();
+            let _ = writeln!(std::io::stderr(), "{}", lines.join("\n"));
+            std::process::exit(wrong.exit_code())
         }
     }
 }

@@ -76,7 +76,8 @@ pub async fn mount(spec: &MountSpec) -> Result<(), MountError> {
     let source = source_text(&spec.source);
     match &spec.source {
         MountSource::Local(_) => {
-            command::succeed("mount", &["--bind", &source, &at], LIMIT).await?;
+            // Private: what is later mounted over the source, or taken away here, stays where it was done.
+            command::succeed("mount", &["--bind", "--make-private", &source, &at], LIMIT).await?;
             command::succeed("mount", &["-o", "remount,bind,nosuid,nodev", &at], LIMIT).await?;
         }
         MountSource::Nfs { .. } => {

@@ -16,10 +16,12 @@ mod tenants;
 mod wake;
 mod wrk;
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 
 use crate::figure::Figure;
-use crate::{paths, tools};
+use crate::{Lab, Options, paths, tools};
 use report::Report;
 
 /// What is measured.
@@ -30,6 +32,9 @@ pub struct Bench {
     /// Small sizes and short runs: shows that the benchmarks work, not what the product can do
     #[arg(long)]
     quick: bool,
+    /// The product's package; the newest that was built if left out
+    #[arg(long)]
+    deb: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -85,7 +90,8 @@ impl Bench {
         let scale = Scale { quick: self.quick };
         for name in names {
             let load = load_average()?;
-            let figure = Figure::up()?;
+            let options = Options { deb: self.deb.clone(), ..Options::new("figure-1") };
+            let figure = Figure::in_lab(Lab::up(&options)?)?;
             let mut report = Report::new(name.text(), machine(&figure, scale, &load)?);
             // What was measured before something went wrong is worth keeping.
             let measured = match name {

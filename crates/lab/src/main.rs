@@ -21,7 +21,7 @@ use phalanx_lab::{Host, Lab, Options, Output, Pace, enter, guest, image, names, 
 #[command(name = "phalanx-lab", version, max_term_width = 100)]
 struct Cli {
     /// Which running lab is meant; may be left out if there is only one.
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME", env = "PHALANX_LAB")]
     lab: Option<String>,
     #[command(subcommand)]
     command: Do,

@@ -9,12 +9,13 @@ mod scenarios {
     mod death;
     mod drift;
     mod even;
+    mod hostile;
     mod isolation;
     mod join_and_leave;
     mod live;
     mod masters_only;
-    mod overload;
     mod nfs;
+    mod overload;
     mod rules;
     mod session;
     mod share;

@@ -62,7 +62,13 @@ impl std::str::FromStr for InternalNet {
         if !(8..=30).contains(&prefix_len) {
             return Err(refuse("the prefix length must be 8 to 30"));
         }
-        Ok(Self { ip: host_address(text, ip)?, prefix_len })
+        let net = Self { ip: host_address(text, ip)?, prefix_len };
+        // One way to write each: what is given is what is shown.
+        if net.to_string() == text {
+            Ok(net)
+        } else {
+            Err(refuse("write the prefix length without sign or leading zeros"))
+        }
     }
 }
 
@@ -104,6 +110,8 @@ mod tests {
             "x/24",
             "224.0.0.1/24",
             "10.9.0.11/24 ",
+            "10.9.0.11/024",
+            "10.9.0.11/+24",
         ] {
             assert!(bad.parse::<InternalNet>().is_err(), "{bad}");
         }

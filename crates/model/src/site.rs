@@ -89,9 +89,12 @@ impl Default for PhpVersion {
 impl std::str::FromStr for PhpVersion {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let digit = |part: &str| (1..=2).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+        let is_number = |part: &str| {
+            let has_leading_zero = part.len() > 1 && part.starts_with('0');
+            (1..=2).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit()) && !has_leading_zero
+        };
         match text.split_once('.') {
-            Some((major, minor)) if digit(major) && digit(minor) => Ok(Self(text.to_owned())),
+            Some((major, minor)) if is_number(major) && is_number(minor) => Ok(Self(text.to_owned())),
             _ => Err(Invalid::new("PHP version", text, "write it as Debian does, such as 8.2")),
         }
     }
@@ -110,7 +113,7 @@ mod tests {
         for bad in ["", "/etc", "a//b", "../x", "a/../b", ".ssh", "a/.b", "a b", "a\"b", "a\nb", "a/"] {
             assert!(bad.parse::<RelativePath>().is_err(), "{bad:?}");
         }
-        for bad in ["", "8", "8.", "8.2.1", "8.2;", "eight.two", "../.."] {
+        for bad in ["", "8", "8.", "8.2.1", "8.2;", "eight.two", "08.02", "../.."] {
             assert!(bad.parse::<PhpVersion>().is_err(), "{bad:?}");
         }
     }

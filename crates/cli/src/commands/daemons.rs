@@ -87,7 +87,7 @@ Examples:
     Run {
         #[command(flatten)]
         root: RootArgs,
-        /// For tests of crashes: the agent kills itself before the step with this number, counted from its start
+        /// For tests of crashes: the agent kills itself at this point, counted from its start; each step has two, before and after it
         #[arg(long, hide = true, value_name = "N", env = "PHALANX_AGENT_STOP_BEFORE")]
         stop_before: Option<u64>,
     },

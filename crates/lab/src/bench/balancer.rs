@@ -114,7 +114,7 @@ fn haproxy(node: &str) -> String {
     format!(
         "global
     nbthread 2
-    maxconn 10000
+    maxconn 4000
 defaults
     mode tcp
     timeout connect 5s

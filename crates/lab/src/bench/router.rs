@@ -167,7 +167,7 @@ fn haproxy(address: &str, httpd: &str) -> String {
         "global
     user phalanx-proxy
     nbthread 2
-    maxconn 10000
+    maxconn 4000
 defaults
     mode http
     option forwardfor

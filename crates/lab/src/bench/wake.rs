@@ -28,7 +28,7 @@ pub fn measure(figure: &Figure, scale: Scale, report: &mut Report) -> Result<()>
     let (fixed, php, crowd) = (0..few, few..2 * few, 2 * few..2 * few + many);
     say(&format!("wake: {} accounts and their pages", crowd.end));
     tenants::accounts(figure, 0..crowd.end)?;
-    tenants::publish(figure, fixed.start..fixed.end, tenants::STATIC)?;
+    tenants::publish(figure, fixed.clone(), tenants::STATIC)?;
     tenants::publish(figure, php.clone(), tenants::PHP)?;
     tenants::publish(figure, crowd.clone(), tenants::STATIC)?;
 

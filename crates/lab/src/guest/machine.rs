@@ -30,12 +30,11 @@ const MEMORY_MIB: u32 = 512;
 /// The size of a data disk, a sparse file.
 const DATA_DISK_MIB: u32 = 2048;
 
-/// Gives a fresh guest (the first argument is its name, the standard input what /etc/hosts shall be) its identity.
-/// `local-fs.target` waits for what is in /etc/fstab, so that no NFS server starts before its disk is there.
+/// Gives a fresh guest its identity; its standard input is what /etc/hosts shall be.
 const CONFIGURE: &str =
     "set -e; cat >/etc/hosts; echo NAME >/etc/hostname; rm -f /etc/resolv.conf; : >/etc/resolv.conf";
 
-/// Mounts the data disk, now and at each boot.
+/// Mounts the data disk, now and at each boot: services wait for `local-fs.target`, so no NFS server starts before its disk is there.
 const MOUNT_DATA: &str = "set -e; mkdir -p STORAGE; echo 'LABEL=data STORAGE ext4 defaults 0 2' >>/etc/fstab; \
      systemctl daemon-reload; systemctl start local-fs.target; mountpoint -q STORAGE";
 
@@ -85,6 +84,10 @@ impl GuestMachine {
         let group = Group::make(&parts.lab, &host.name)?;
         let dir = directory(&parts.run, &host.name);
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        // A name of its own, so that a newer image's cache may drop the other while this lab lives.
+        let image = dir.join("root.ext4");
+        std::fs::hard_link(&parts.image, &image)
+            .with_context(|| format!("cannot link {} to {}", parts.image.display(), image.display()))?;
         let data_disk = if host.storage == Storage::Owned {
             let path = dir.join("data.ext4");
             disk::data_disk(&path, DATA_DISK_MIB)?;
@@ -104,7 +107,7 @@ impl GuestMachine {
             netns: None,
             bridge: interface.network.clone(),
             kernel: parts.kernel.clone(),
-            image: parts.image.clone(),
+            image,
             groups: group.launcher_entries(),
             data_disk,
             dir,

@@ -137,8 +137,8 @@ fn the_nas_dies_and_comes_back_under_load(figure: &Figure) -> Result<()> {
     nas.kill()?;
     for node in NODES {
         eventually(Duration::from_secs(20), &format!("that {node} leaves service"), || {
-            let page = figure.get_from(node, SITE, "/page.txt")?;
-            ensure!(page.status == 503, "{page:?}");
+            let shown = figure.json(&format!("server show {node}"))?;
+            ensure!(shown["state"]["report"]["in_service"] == false, "{shown}");
             Ok(())
         })?;
     }

@@ -118,6 +118,7 @@ pub(super) async fn remove_share(
 #[serde(deny_unknown_fields)]
 pub struct NewAddress {
     /// What the world connects to, such as 198.51.100.10:80.
+    #[serde(deserialize_with = "external_value")]
     #[schema(value_type = String)]
     external: SocketAddrV4,
     /// The balancer cluster that takes it.
@@ -148,8 +149,22 @@ pub struct AddressPatch {
     internal: Option<BTreeMap<Name, Ipv4Addr>>,
 }
 
+/// An external address in its one spelling: the standard reader takes ports with leading zeros.
+fn spelled(text: &str) -> Option<SocketAddrV4> {
+    text.parse().ok().filter(|address: &SocketAddrV4| address.to_string() == text)
+}
+
 fn external(text: &str) -> Reply<SocketAddrV4> {
-    text.parse().map_err(|_| Problem::unknown("address", text))
+    spelled(text).ok_or_else(|| Problem::unknown("address", text))
+}
+
+fn external_value<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<SocketAddrV4, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let shown: String = text.chars().take(80).collect();
+    spelled(&text).ok_or_else(|| {
+        let why = "write an IPv4 address and a port, such as 198.51.100.10:80, without leading zeros";
+        serde::de::Error::custom(format!("address {shown:?} is not valid: {why}"))
+    })
 }
 
 fn show_address(world: &World, external: SocketAddrV4) -> Reply<(u64, Value)> {

@@ -136,7 +136,8 @@ pub fn httpd_conf(account: &Account, sites: &[Site], common: &str) -> String {
     // cores keeps it at one socket.
     w.directive("ListenCoresBucketsRatio", &[&4096]);
     w.directive("Listen", &[&format!("{}:{ACCOUNT_PORT}", account.uid.loopback())]);
-    w.directive("ServerName", &[&format!("{}.account.invalid", account.name)]);
+    // Names of one label: no site can have them.
+    w.directive("ServerName", &[&"account"]);
     w.directive("ErrorLog", &[&"/proc/self/fd/2"]);
     w.section("Directory", &[&home], |w| {
         w.directive("AllowOverride", &[&"All"]);
@@ -153,7 +154,7 @@ pub fn httpd_conf(account: &Account, sites: &[Site], common: &str) -> String {
     let any = format!("*:{ACCOUNT_PORT}");
     w.comment("Who asks for a name that is no site of this account any more.");
     w.section("VirtualHost", &[&any], |w| {
-        w.directive("ServerName", &[&"unknown.invalid"]);
+        w.directive("ServerName", &[&"unknown"]);
         w.directive("Redirect", &[&404, &"/"]);
     });
     for site in sites {

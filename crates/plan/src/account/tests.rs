@@ -41,7 +41,7 @@ fn httpd_conf_of_an_account() {
         MaxSpareThreads 17
         ListenCoresBucketsRatio 4096
         Listen 127.64.0.1:808
-        ServerName alice.account.invalid
+        ServerName account
         ErrorLog /proc/self/fd/2
         <Directory /home/alice>
             AllowOverride All
@@ -57,7 +57,7 @@ fn httpd_conf_of_an_account() {
         </Proxy>
         # Who asks for a name that is no site of this account any more.
         <VirtualHost *:808>
-            ServerName unknown.invalid
+            ServerName unknown
             Redirect 404 /
         </VirtualHost>
         <VirtualHost *:808>

@@ -14,6 +14,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 /// Kept connections of all accounts together.
 const KEPT_MAX: usize = 2_048;
+/// Over loopback a listener's kernel answers at once, unless its queue is full or nftables drops what a squatter answers.
+const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 /// The first pause between two attempts to connect; each next one is twice as long, up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
@@ -105,8 +107,11 @@ pub async fn connect(uid: Uid, launcher: &Launcher, limits: &ProxyLimits) -> Res
     let mut pause = PAUSE_MIN;
     let mut woken = false;
     loop {
-        let refusal = match timeout_at(deadline, TcpStream::connect(address)).await {
-            Err(_) => return Err(too_late("it does not answer")),
+        let patience = deadline.min(Instant::now() + ANSWER_TIME_MAX);
+        let refusal = match timeout_at(patience, TcpStream::connect(address)).await {
+            Err(_) if Instant::now() >= deadline => return Err(too_late("it does not answer")),
+            // Somebody holds the address and may not answer from it: the launcher sees to that.
+            Err(_) => io::ErrorKind::TimedOut.into(),
             Ok(Ok(stream)) => {
                 stream.set_nodelay(true).map_err(UpstreamError::Local)?;
                 return Ok(stream);
