@@ -89,6 +89,13 @@ impl IniWriter {
         writeln!(self.text, "{key} = {}", quoted(value)).expect("a String takes everything");
     }
 
+    /// As [`Self::value`] for a word that is somebody's name: INI has words of its own, such as `null`, `no` and `on`.
+    pub fn word(&mut self, key: &'static str, value: &dyn Display) {
+        let written = quoted(value);
+        let written = if written.starts_with('"') { written } else { format!("\"{written}\"") };
+        writeln!(self.text, "{key} = {written}").expect("a String takes everything");
+    }
+
     /// The file.
     pub fn finish(self) -> String {
         self.text

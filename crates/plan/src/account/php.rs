@@ -31,7 +31,7 @@ pub fn php_fpm_conf(account: &Account) -> String {
     w.value("pm.max_requests", &2_000);
     w.value("clear_env", &"yes");
     w.value("env[HOME]", &home);
-    w.value("env[USER]", &account.name);
+    w.word("env[USER]", &account.name);
     w.value("env[PATH]", &"/usr/local/bin:/usr/bin:/bin");
     w.value("env[TMPDIR]", &format!("{home}/tmp"));
     w.value("catch_workers_output", &"yes");

@@ -92,7 +92,7 @@ fn php_fpm_conf_of_an_account() {
         pm.max_requests = 2000
         clear_env = yes
         env[HOME] = /home/alice
-        env[USER] = alice
+        env[USER] = "alice"
         env[PATH] = /usr/local/bin:/usr/bin:/bin
         env[TMPDIR] = /home/alice/tmp
         catch_workers_output = yes

@@ -30,7 +30,17 @@ fn a_nas_exports_to_its_clients_alone() {
         # share web
         "/srv/nas/web" 10.9.0.11(rw,sync,no_subtree_check,root_squash,sec=sys,fsid=01234567-89ab-cdef-0123-456789abcdef) 10.9.0.12(rw,sync,no_subtree_check,root_squash,sec=sys,fsid=01234567-89ab-cdef-0123-456789abcdef)
     "##]]
-    .assert_eq(&files(&node(work))["exports"]);
+    .assert_eq(&files(&node(work.clone()))["exports"]);
+    expect![[r#"
+        # Made by Phalanx. Changes by hand are taken back.
+        [nfsd]
+        grace-time=10
+        lease-time=10
+        vers3=n
+        vers4=y
+        vers4.2=y
+    "#]]
+    .assert_eq(&files(&node(work))["nfs.conf"]);
 }
 
 #[test]
