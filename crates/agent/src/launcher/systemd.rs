@@ -46,6 +46,8 @@ pub async fn limit(uid: Uid, limits: &Limits) -> Result<(), CommandError> {
     let properties = [
         format!("CPUQuota={cpu_percent}%"),
         format!("MemoryMax={memory_mib}M"),
+        // What does not fit is ended, not swapped: swapping would slow the neighbours.
+        "MemorySwapMax=0".to_owned(),
         format!("TasksMax={processes}"),
         format!("IOWeight={io_weight}"),
     ];

@@ -49,6 +49,7 @@ struct Runs {
     rate: Vec<f64>,
     p50_ms: Vec<f64>,
     p99_ms: Vec<f64>,
+    failed: f64,
 }
 
 /// Measures.
@@ -88,6 +89,7 @@ pub fn measure(figure: &Figure, scale: Scale, report: &mut Report) -> Result<()>
                 runs.rate.push(outcome.requests_per_s);
                 runs.p50_ms.push(outcome.p50_ms);
                 runs.p99_ms.push(outcome.p99_ms);
+                runs.failed += outcome.failed;
             }
         }
         note(report, case, &runs)?;
@@ -112,7 +114,7 @@ fn with_cost(host: &Host<'_>, processes: &str, act: impl FnOnce() -> Result<Outc
 fn note(report: &mut Report, case: &str, runs: &[Runs]) -> Result<()> {
     let mut peers = Vec::new();
     let mut ours = None;
-    for (Router { subject, .. }, Runs { cpu_us, rate, p50_ms, p99_ms }) in ROUTERS.iter().zip(runs) {
+    for (Router { subject, .. }, Runs { cpu_us, rate, p50_ms, p99_ms, failed }) in ROUTERS.iter().zip(runs) {
         let cpu = quantile(cpu_us, 50)?;
         if *subject == OURS {
             ours = Some(cpu);
@@ -123,6 +125,7 @@ fn note(report: &mut Report, case: &str, runs: &[Runs]) -> Result<()> {
         report.row(case, subject, ("rate", "req/s"), Figures::of(rate)?);
         report.row(case, subject, ("p50", "ms"), Figures::of(p50_ms)?);
         report.row(case, subject, ("p99", "ms"), Figures::of(p99_ms)?);
+        report.row(case, subject, ("failed", "requests"), Figures::one(*failed));
     }
     let better = peers.into_iter().min_by(|(a, _), (b, _)| a.total_cmp(b));
     let ((better_cpu, better), ours) = better.zip(ours).context("ours and others were measured")?;
@@ -171,6 +174,7 @@ fn haproxy(address: &str, httpd: &str) -> String {
 defaults
     mode http
     option forwardfor
+    retry-on all-retryable-errors
     http-reuse always
     timeout connect 5s
     timeout client 60s

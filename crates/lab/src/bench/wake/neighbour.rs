@@ -47,7 +47,7 @@ pub fn measure(figure: &Figure, scale: Scale, report: &mut Report, fixed: u32, p
         note(report, kind, QUIET, &ask(figure, site, path, seconds)?)?;
     }
     for (number, (deed, _)) in DEEDS.iter().enumerate() {
-        say(&format!("wake: answers beside a {deed}"));
+        say(&format!("wake: answers beside this: {deed}"));
         beside(figure, report, number, deed, &neighbours, seconds)?;
     }
     for (kind, ..) in &neighbours {
