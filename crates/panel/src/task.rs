@@ -136,16 +136,16 @@ async fn wait_until_drained(live: &Live, store: &Store, cluster: &Name, server: 
     tokio::time::timeout(time_max, waiting).await.is_ok()
 }
 
-/// Each service that the cluster stands behind must say that the server is drained (or down) and has no flow.
+/// Each service that the cluster stands behind must say that the server is drained and has no flow. "Down" does not do: it may be
+/// the word of a moment before the drain, when a node that has just joined was not checked yet.
 fn is_drained(live: &Live, store: &Store, cluster: &Name, server: &Name) -> bool {
     let world = store.world();
     let seen = live.all_seen();
     let backends = backends_of(&seen, server);
     world.fleet.addresses.values().filter(|address| address.cluster == *cluster).all(|address| {
-        backends.iter().filter(|backend| backend.service == address.external).any(|backend| match backend.state {
-            BackendState::Down => true,
-            BackendState::Drained => backend.flows == Some(0),
-            BackendState::Up | BackendState::Overloaded => false,
-        })
+        backends
+            .iter()
+            .filter(|backend| backend.service == address.external)
+            .any(|backend| backend.state == BackendState::Drained && backend.flows == Some(0))
     })
 }

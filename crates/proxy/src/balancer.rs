@@ -14,7 +14,7 @@ mod report;
 use crate::config;
 use anyhow::Context as _;
 use checks::{Checks, Outcome};
-use flows::Flows;
+use flows::{Flows, Which};
 use kernel::{Applied, Kernel};
 use phalanx_plan::balance::Balancer;
 use phalanx_plan::proxy_config::BalancerConfig;
@@ -57,9 +57,13 @@ pub async fn run(config_path: &Path) -> anyhow::Result<()> {
                     owner.take(more);
                 }
                 owner.apply().await;
+                if std::mem::take(&mut owner.lost_anew) {
+                    owner.end_attempts().await;
+                }
             }
             _ = each_second.tick() => {
                 owner.apply().await;
+                owner.end_attempts().await;
                 owner.end_lost_flows().await;
                 owner.report();
             }
@@ -88,6 +92,8 @@ struct Owner {
     kernel: Kernel,
     flows: Flows,
     reporter: Reporter,
+    /// Whether a node was found lost since its flows were looked at.
+    lost_anew: bool,
     started: Instant,
 }
 
@@ -100,6 +106,7 @@ impl Owner {
             kernel: Kernel::default(),
             flows: Flows::default(),
             reporter: Reporter::new(),
+            lost_anew: false,
             started: Instant::now(),
         };
         owner.adopt();
@@ -128,6 +135,7 @@ impl Owner {
         match outcome {
             Outcome::Checked(target, result) => {
                 if let Some(event) = self.state.checked(target, result, now_ms) {
+                    self.lost_anew |= !event.up;
                     let severity = if event.up { Severity::Info } else { Severity::Warning };
                     self.reporter.event(severity, "backend", &event.text, "");
                 }
@@ -180,9 +188,18 @@ impl Owner {
         }
     }
 
+    /// Clients that wait for a dead node to answer get another one at their next attempt.
+    async fn end_attempts(&mut self) {
+        for lost in self.state.attempts_to_end() {
+            if let Err(error) = flows::end(lost, Which::Unanswered).await {
+                self.reporter.problem(&format!("attempts to reach {} can't be ended: {error:#}", lost.target));
+            }
+        }
+    }
+
     async fn end_lost_flows(&mut self) {
         for lost in self.state.flows_to_end(self.now_ms()) {
-            match flows::end(lost).await {
+            match flows::end(lost, Which::All).await {
                 Ok(0) => {}
                 Ok(ended) => {
                     let text = format!("ended {ended} flows of {} to {}, which is lost", lost.external, lost.target);

@@ -58,6 +58,16 @@ impl Reader {
         }))
     }
 
+    /// Whether the directory was ever filled. One that was not knows nothing, which is not the same as that there is nothing.
+    ///
+    /// # Errors
+    /// The directory can't be read.
+    pub fn is_filled(&self) -> Result<bool, DirectoryError> {
+        self.connection
+            .query_row("SELECT incarnation > 0 FROM position", [], |row| row.get(0))
+            .map_err(|source| self.failed(source))
+    }
+
     /// The account with this uid, and the share that its home lies on.
     ///
     /// # Errors

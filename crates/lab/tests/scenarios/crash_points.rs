@@ -196,7 +196,8 @@ fn crash_points_of_a_join() -> Result<()> {
     }
     let records = load.finish()?;
     let bad = records.iter().find(|record| !record.ok());
-    ensure!(bad.is_none() && records.len() > 500, "{} requests, one failed: {bad:?}", records.len());
+    // A panic, so that the hosts' journals are kept.
+    assert!(bad.is_none() && records.len() > 500, "{} requests, one failed: {bad:?}", records.len());
     ensure!(records.iter().any(|record| record.text == "web3"), "web3 took its part");
     figure.settled(&["web1", "web2", "lb"])
 }

@@ -148,6 +148,18 @@ impl Balancer {
         ended
     }
 
+    /// The flows of nodes that are unreachable and get nothing new, from the moment they are: attempts to connect that a dead node will
+    /// never answer. The kernel would send each repetition of such an attempt, and whoever uses the same port again, to the dead node.
+    pub fn attempts_to_end(&self) -> Vec<FlowsToEnd> {
+        let lost = self.targets.iter().filter(|(_, state)| state.lost_ms.is_some()).map(|(target, _)| *target);
+        let given_up = lost.filter(|target| !self.chosen.values().flatten().any(|chosen| chosen == target));
+        let of_target = |target: SocketAddrV4| {
+            let services = self.services.values().filter(move |s| s.backends.iter().any(|b| b.target == target));
+            services.map(move |service| FlowsToEnd { external: service.external, target })
+        };
+        given_up.flat_map(of_target).collect()
+    }
+
     /// Every node behind every service as this balancer sees it. `flows` counts the established ones by (external, target).
     pub fn reports(&self, flows: Option<&BTreeMap<(SocketAddrV4, SocketAddrV4), u32>>) -> Vec<BackendReport> {
         let mut reports = Vec::new();

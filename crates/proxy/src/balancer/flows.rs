@@ -92,17 +92,30 @@ fn parse_flow(line: &str) -> Option<(SocketAddrV4, SocketAddrV4)> {
     Some((external, target))
 }
 
-/// Ends the flows of one service to one node; says how many.
+/// Which flows are ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// All of them.
+    All,
+    /// Attempts to connect that were not answered.
+    Unanswered,
+}
+
+/// Ends flows of one service to one node; says how many.
 ///
 /// # Errors
 /// `conntrack` is missing, hangs or refuses.
-pub async fn end(flows: FlowsToEnd) -> anyhow::Result<u32> {
+pub async fn end(flows: FlowsToEnd, which: Which) -> anyhow::Result<u32> {
     let FlowsToEnd { external, target } = flows;
     let (to, port) = (external.ip().to_string(), external.port().to_string());
     let (from, from_port) = (target.ip().to_string(), target.port().to_string());
     let arguments = ["-D", "-f", "ipv4", "-p", "tcp", "--orig-dst", &to, "--orig-port-dst", &port];
     let arguments = [&arguments[..], &["--reply-src", &from, "--reply-port-src", &from_port]].concat();
-    let output = command::run("conntrack", &arguments, "").await?;
+    let state: &[&str] = match which {
+        Which::All => &[],
+        Which::Unanswered => &["--state", "SYN_SENT"],
+    };
+    let output = command::run("conntrack", &[&arguments[..], state].concat(), "").await?;
     // It fails when there was nothing to delete; its last words say how many there were.
     let words = String::from_utf8_lossy(&output.stderr);
     let number = words.split("): ").nth(1).and_then(|rest| rest.split(' ').next()).and_then(|n| n.parse().ok());

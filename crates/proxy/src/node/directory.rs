@@ -21,6 +21,9 @@ pub enum LookupError {
     /// The directory can't be read; the log of the service says why.
     #[error("the directory can't be read")]
     Unreadable,
+    /// The node has not got its directory yet: that it knows no host means nothing.
+    #[error("the directory has not been filled yet")]
+    NotFilled,
     /// Too many look-ups wait already.
     #[error("too many look-ups wait for the directory")]
     Busy,
@@ -57,6 +60,15 @@ impl Directory {
             threads.push(sender);
         }
         Ok(Self { threads, next: AtomicUsize::new(0) })
+    }
+
+    /// Whether hosts can be looked up.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn ready(&self) -> Result<(), LookupError> {
+        // No host has this name; the answer "nobody" is given by a directory that was filled only.
+        self.host("").await.map(drop)
     }
 
     /// Who answers for `host`, given in lower case without a port.
@@ -99,10 +111,14 @@ impl Worker {
             Some(reader) => reader.host(host),
             None => Reader::open(&self.path).and_then(|reader| self.reader.insert(reader).host(host)),
         };
+        let found = match (found, &self.reader) {
+            (Ok(None), Some(reader)) => reader.is_filled().map(|is_filled| is_filled.then_some(None)),
+            (found, _) => found.map(Some),
+        };
         match found {
             Ok(found) => {
                 self.failing = false;
-                Ok(found)
+                found.ok_or(LookupError::NotFilled)
             }
             Err(error) => {
                 self.reader = None;

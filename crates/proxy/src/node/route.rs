@@ -67,6 +67,9 @@ pub async fn find(request: &Request, peer: Ipv4Addr, node: &Node) -> Route {
 
 async fn health(node: &Node) -> Route {
     let config = node.config();
+    if let Err(why) = node.directory.ready().await {
+        return Route::Health(Reply::Line(503, why.to_string()));
+    }
     Route::Health(match node.health.ask(config.share.as_ref()).await {
         Ok(line) => Reply::Line(200, line),
         Err(why) => Reply::Line(503, why),
