@@ -70,6 +70,19 @@ fn a_batch_that_does_not_fit_changes_nothing() {
 }
 
 #[test]
+fn a_directory_that_was_never_filled_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d.sqlite");
+    let mut writer = Writer::open(&path).unwrap();
+    let reader = Reader::open(&path).unwrap();
+    assert!(!reader.is_filled().unwrap());
+    writer.collect(&Snapshot { at: at(5), piece: 0, rows: vec![account(1)], last: false }).unwrap();
+    assert!(!reader.is_filled().unwrap());
+    writer.collect(&Snapshot { at: at(5), piece: 1, rows: vec![], last: true }).unwrap();
+    assert!(reader.is_filled().unwrap());
+}
+
+#[test]
 fn half_a_snapshot_is_never_seen() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("d.sqlite");

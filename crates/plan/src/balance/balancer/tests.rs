@@ -138,6 +138,24 @@ fn flows_of_a_lost_node_are_ended_once_and_those_of_a_refusing_one_are_not() {
 }
 
 #[test]
+fn attempts_to_reach_a_lost_node_are_ended_from_its_loss_until_its_flows_are() {
+    let mut balancer = balancer(&[(10, false), (10, false), (10, false)]);
+    for index in 0..3 {
+        balancer.checked(target(index), CheckResult::Passed, 0);
+    }
+    balancer.decide(0);
+    assert_eq!(balancer.attempts_to_end(), []);
+    check_twice(&mut balancer, 0, down(), 1_000);
+    check_twice(&mut balancer, 1, CheckResult::Refused("the share is absent".into()), 1_000);
+    assert_eq!(balancer.attempts_to_end(), [], "the kernel still sends connections there");
+    balancer.decide(1_000);
+    let lost = FlowsToEnd { external: EXTERNAL.parse().expect("an address"), target: target(0) };
+    assert_eq!(balancer.attempts_to_end(), [lost]);
+    assert_eq!(balancer.flows_to_end(6_000), [lost]);
+    assert_eq!(balancer.attempts_to_end(), []);
+}
+
+#[test]
 fn reports_say_state_share_and_flows() {
     let mut balancer = balancer(&[(10, false), (10, false)]);
     balancer.checked(target(0), CheckResult::Passed, 0);
