@@ -7,7 +7,7 @@ LAB := target/debug/phalanx-lab
 TOPOLOGY ?= figure-1
 NAME ?= death
 
-.PHONY: help demo test lab scenario bench check setup tools package package-release lint unit scenarios clean-lab
+.PHONY: help demo test lab scenario bench check setup tools test-tools package package-release
 
 help:
 	@echo 'make demo               a load balanced web cluster, alive, on this machine (ARGS=--once: ends by itself)'
@@ -20,11 +20,11 @@ help:
 demo: setup package-release
 	$(LAB) demo $(ARGS)
 
-test: setup check package
+test: test-tools setup check package
 	$(LAB) guests
 	$(CARGO) nextest run --workspace --profile ci
 
-check: tools
+check: test-tools
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	$(CARGO) nextest run --package phalanx-lab --test tidy
@@ -33,7 +33,7 @@ check: tools
 lab: setup package
 	PATH="$(CURDIR)/target/debug:$$PATH" $(LAB) up $(TOPOLOGY) --name lab --exec 'phalanx-lab provision && phalanx-lab sh cp phalanx status && phalanx-lab --help | sed -n "/Commands/,/^$$/p" && exec bash'
 
-scenario: setup package
+scenario: test-tools setup package
 	$(CARGO) nextest run --package phalanx-lab --test scenarios --profile ci --no-capture -- $(NAME)
 
 bench: setup package-release
@@ -47,6 +47,9 @@ setup: tools
 
 tools:
 	@packaging/tools
+
+test-tools:
+	@packaging/tools test
 
 # The package that the lab's hosts install. The test run packs the binaries that the tests were built with; the demo and
 # the benchmarks pack optimised ones.

@@ -6,19 +6,19 @@
 
 use crate::events::Events;
 use crate::paths::Paths;
-use crate::renew;
-use anyhow::Context;
+use crate::renew::{self, Renewals};
+use anyhow::{Context, ensure};
 use phalanx_host::atomic::{self, Access, failed};
 use phalanx_host::command::{self, CommandError, LIMIT};
 use phalanx_host::directory::Reader;
 use phalanx_host::homes::{self, HomeError};
 use phalanx_host::{facts, service};
-use phalanx_model::{Account, Name, Site, Uid};
+use phalanx_model::{Account, Name, Site, Uid, php};
 use phalanx_plan::account::{HTTPD_COMMON, HTTPD_CONF, PHP_FPM_CONF, httpd_conf, php_fpm_conf};
 use phalanx_plan::report::Severity;
 use phalanx_plan::spec::{NodeSpec, Work as NodeWork};
 use phalanx_plan::steps::{Desired, diff};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,13 +30,15 @@ pub struct Accounts {
     /// Where commands run.
     pub runtime: Handle,
     events: Arc<Events>,
+    /// Who has to read files anew.
+    pub renewals: Renewals,
     problems: BTreeMap<Name, String>,
 }
 
 impl Accounts {
     /// Nothing is derived yet.
-    pub fn new(paths: &Paths, runtime: Handle, events: Arc<Events>) -> Self {
-        Self { root: paths.accounts(), runtime, events, problems: BTreeMap::new() }
+    pub fn new(paths: &Paths, runtime: Handle, events: Arc<Events>, renewals: Renewals) -> Self {
+        Self { root: paths.accounts(), runtime, events, renewals, problems: BTreeMap::new() }
     }
 
     /// What could not be derived, in words for a person.
@@ -47,7 +49,7 @@ impl Accounts {
     /// Begins a piece of work on a node that shall be as `spec` says.
     pub fn begin<'a>(&'a mut self, spec: Option<&'a NodeSpec>, reader: &'a Reader, why: Why) -> Work<'a> {
         let share_roots = Desired::of(spec).kept_shares.into_iter().map(|kept| (kept.share, kept.path.as_str().into()));
-        Work { share_roots: share_roots.collect(), accounts: self, spec, reader, why, awake: None, wrote: false }
+        Work { share_roots: share_roots.collect(), accounts: self, spec, reader, why, wrote: false }
     }
 }
 
@@ -67,7 +69,6 @@ pub struct Work<'a> {
     reader: &'a Reader,
     why: Why,
     share_roots: BTreeMap<Name, PathBuf>,
-    awake: Option<BTreeSet<Uid>>,
     wrote: bool,
 }
 
@@ -92,12 +93,8 @@ impl Work<'_> {
             Err(error) => {
                 let why = format!("{error:#}");
                 if self.accounts.problems.insert(name.clone(), why.clone()).as_ref() != Some(&why) {
-                    self.accounts.events.add(
-                        Severity::Error,
-                        "account",
-                        format!("account {name} could not be set up"),
-                        why,
-                    );
+                    let detail = error.source().map(|_| why).unwrap_or_default();
+                    self.accounts.events.add(Severity::Error, "account", format!("account {name}: {error}"), detail);
                 }
             }
         }
@@ -138,10 +135,11 @@ impl Work<'_> {
 
     fn keep(&mut self, account: &Account, share: &Name, sites: &[Site]) -> anyhow::Result<()> {
         self.keep_home(account, share, sites)?;
-        if let Some(NodeSpec { work: NodeWork::Web(web), .. }) = self.spec
+        if let Some(spec @ NodeSpec { work: NodeWork::Web(web), .. }) = self.spec
             && web.share.as_ref().is_some_and(|mount| mount.share == *share)
         {
             self.keep_configuration(account, sites)?;
+            see_php(account, &spec.server)?;
         }
         Ok(())
     }
@@ -149,13 +147,18 @@ impl Work<'_> {
     fn keep_home(&self, account: &Account, share: &Name, sites: &[Site]) -> anyhow::Result<()> {
         let Some(root) = self.share_roots.get(share) else { return Ok(()) };
         let roots = || sites.iter().map(|site| site.document_root.as_str());
-        match homes::make_home(root, &account.name, account.uid, roots()) {
+        let was_taken = match homes::make_home(root, &account.name, account.uid, roots()) {
             Err(HomeError::Foreign { owner, .. }) if self.is_former(owner)? => {
                 let former = Uid::try_from(owner)?;
                 homes::retire_home(root, &account.name, former, facts::unix_s())?;
-                homes::make_home(root, &account.name, account.uid, roots())?;
+                homes::make_home(root, &account.name, account.uid, roots())?
             }
             made => made?,
+        };
+        if was_taken && self.why == Why::Looked {
+            let what = format!("the home of account {} was taken from it by hand; it is given back", account.name);
+            let diff = format!("-owner {}\n+owner 0\n", account.uid);
+            self.accounts.events.add(Severity::Warning, "drift", what, diff);
         }
         Ok(())
     }
@@ -179,37 +182,42 @@ impl Work<'_> {
                 changed.push((*name, content, before));
             }
         }
-        if changed.is_empty() {
+        let (runtime, renewals) = (&self.accounts.runtime, &self.accounts.renewals);
+        if changed.is_empty() && !renewals.is_wanted(uid) {
             return Ok(());
         }
-        let is_awake = self.is_awake(uid)?;
+        let held = runtime.block_on(renewals.hold(uid));
+        if changed.is_empty() {
+            return runtime.block_on(held.renew());
+        }
         make_directory(&directory, uid)?;
-        if is_awake {
+        if runtime.block_on(renew::is_awake(uid))? {
             self.check(&directory, &files)?;
         }
+        held.want()?;
+        renewals.crash.pass("account-configuration: it is noted that it changes");
         for (name, content, _) in &changed {
             replace(&directory.join(name), content, uid)?;
         }
         self.wrote = true;
-        if is_awake {
-            self.accounts.runtime.block_on(renew::renew(uid))?;
-        }
+        self.accounts.renewals.crash.pass("account-configuration: it has changed");
         for (name, content, before) in changed {
             self.tell(&account.name, name, before.as_deref(), content);
         }
-        Ok(())
+        self.accounts.runtime.block_on(held.renew())
     }
 
     /// Tells that a file was rewritten; as drift where nothing was ordered.
     fn tell(&self, account: &Name, file: &str, before: Option<&[u8]>, content: &str) {
-        let Some(before) = before else { return };
-        let diff = diff::lines(content, &String::from_utf8_lossy(before));
-        match self.why {
-            Why::Looked => {
-                let what = format!("{file} of account {account} was changed by hand; it is mended");
-                self.accounts.events.add(Severity::Warning, "drift", what, diff);
+        let diff = || diff::lines(content, &String::from_utf8_lossy(before.unwrap_or_default()));
+        match (self.why, before) {
+            (Why::Looked, _) => {
+                let done = if before.is_some() { "changed" } else { "removed" };
+                let what = format!("{file} of account {account} was {done} by hand; it is mended");
+                self.accounts.events.add(Severity::Warning, "drift", what, diff());
             }
-            Why::Ordered => tracing::debug!(%account, file, "rewritten; it was\n{diff}"),
+            (Why::Ordered, Some(_)) => tracing::debug!(%account, file, "rewritten; it was\n{}", diff()),
+            (Why::Ordered, None) => {}
         }
     }
 
@@ -222,14 +230,6 @@ impl Work<'_> {
             self.accounts.runtime.block_on(command::succeed("/usr/sbin/apache2", &args, LIMIT));
         atomic::remove(&aside)?;
         checked.map(drop).context("httpd refuses the account's configuration; it goes on with the former one")
-    }
-
-    fn is_awake(&mut self, uid: Uid) -> anyhow::Result<bool> {
-        if self.awake.is_none() {
-            let awake = self.accounts.runtime.block_on(service::accounts_awake())?;
-            self.awake = Some(awake.into_iter().collect());
-        }
-        Ok(self.awake.as_ref().is_some_and(|awake| awake.contains(&uid)))
     }
 
     fn remove(&mut self, name: &Name, uid: Uid) -> anyhow::Result<()> {
@@ -249,8 +249,12 @@ impl Work<'_> {
     fn remove_configuration(&mut self, uid: Uid) -> anyhow::Result<()> {
         let directory = self.accounts.root.join(uid.to_string());
         if directory.exists() {
-            self.accounts.runtime.block_on(service::end_account(uid))?;
+            let (runtime, renewals) = (&self.accounts.runtime, &self.accounts.renewals);
+            let held = runtime.block_on(renewals.hold(uid));
+            runtime.block_on(service::end_account(uid))?;
+            renewals.crash.pass("account-remove: nothing of it runs");
             atomic::remove(&directory)?;
+            held.forget()?;
         }
         Ok(())
     }
@@ -259,6 +263,18 @@ impl Work<'_> {
 /// The files of one account.
 fn files_of(account: &Account, sites: &[Site]) -> BTreeMap<&'static str, String> {
     BTreeMap::from([(HTTPD_CONF, httpd_conf(account, sites, HTTPD_COMMON)), (PHP_FPM_CONF, php_fpm_conf(account))])
+}
+
+/// The account's PHP is there. Without it its pages are served and its scripts answer 503.
+fn see_php(account: &Account, server: &Name) -> anyhow::Result<()> {
+    let (wanted, installed) = (&account.php, facts::php_versions()?);
+    ensure!(
+        installed.contains(wanted),
+        "it wants PHP {wanted}, which is not installed on {server}: apt install {} (installed: {})",
+        wanted.package(),
+        php::listed(&installed)
+    );
+    Ok(())
 }
 
 fn make_directory(directory: &Path, uid: Uid) -> anyhow::Result<()> {

@@ -8,6 +8,7 @@
 use crate::accounts::{Accounts, Why};
 use crate::events::Events;
 use crate::paths::Paths;
+use crate::renew::Renewals;
 use anyhow::{Context, anyhow};
 use phalanx_host::directory::{ChangesRead, DirectoryError, Reader, Writer};
 use phalanx_model::{Name, Position};
@@ -59,7 +60,12 @@ pub struct DirectoryHandle {
 ///
 /// # Errors
 /// The database can't be opened or made.
-pub fn start(paths: &Paths, events: Arc<Events>, spec: Option<NodeSpec>) -> anyhow::Result<DirectoryHandle> {
+pub fn start(
+    paths: &Paths,
+    events: Arc<Events>,
+    spec: Option<NodeSpec>,
+    renewals: Renewals,
+) -> anyhow::Result<DirectoryHandle> {
     let path = paths.directory();
     let writer = Writer::open(&path)?;
     let reader = Reader::open(&path)?;
@@ -73,7 +79,7 @@ pub fn start(paths: &Paths, events: Arc<Events>, spec: Option<NodeSpec>) -> anyh
         forgotten: Arc::default(),
         problems: problems.clone(),
     };
-    let accounts = Accounts::new(paths, Handle::current(), events);
+    let accounts = Accounts::new(paths, Handle::current(), events, renewals);
     let worker = Worker { writer, reader, queue, head, accounts, spec, problems, round: Round::default() };
     std::thread::Builder::new()
         .name("directory".into())
@@ -180,7 +186,9 @@ impl Worker {
     fn answer(&mut self, request: Request) {
         let is_heard = match request {
             Request::Apply(batch, answer) => {
+                self.pass("before a change of the directory");
                 let done = self.writer.apply(&batch).and_then(|()| self.moved());
+                self.pass("after a change of the directory");
                 answer.send(done).is_ok()
             }
             Request::Collect(piece, answer) => {
@@ -203,6 +211,11 @@ impl Worker {
         }
     }
 
+    /// A place for crashes.
+    fn pass(&self, place: &str) {
+        self.accounts.renewals.crash.pass(place);
+    }
+
     fn moved(&self) -> Result<Position, DirectoryError> {
         let position = self.writer.position()?;
         self.head.send_replace(position);
@@ -216,6 +229,7 @@ impl Worker {
             return Ok(0);
         }
         let (position, begun) = (self.writer.position()?, Instant::now());
+        self.pass("before changed accounts are derived");
         let mut work = self.accounts.begin(self.spec.as_ref(), &self.reader, Why::Ordered);
         let mut done = 0;
         while done < dirty.len() && (done == 0 || begun.elapsed() < DERIVED_IN) {
@@ -223,6 +237,7 @@ impl Worker {
             done += 1;
         }
         work.finish()?;
+        self.pass("after changed accounts were derived");
         dirty.truncate(done);
         self.writer.clear_dirty(&dirty, position)?;
         Ok(done)

@@ -6,11 +6,12 @@
 use crate::check::{self, Found};
 use crate::keep;
 use crate::paths::Paths;
+use crate::renew::Renewals;
 use anyhow::Context;
 use phalanx_host::{address, atomic, exports, facts, generation, homes, mount, nft, service};
 use phalanx_model::Uid;
 use phalanx_plan::steps::generations::{digest, file_digests};
-use phalanx_plan::steps::{Marks, Observed, Plan, Step};
+use phalanx_plan::steps::{Marks, Plan, Step};
 use serde::Serialize;
 use std::path::Path;
 use std::time::Duration;
@@ -45,23 +46,20 @@ struct Journal<'p> {
 #[derive(Debug)]
 pub struct Executor {
     paths: Paths,
-    /// For tests of crashes: the process ends at the point with this number, counted from its start. Each step has two: before it is
-    /// begun, and after it was done but before that is noted.
-    stop_before: Option<u64>,
-    points_passed: u64,
+    renewals: Renewals,
 }
 
 impl Executor {
     /// Nothing is done yet.
-    pub fn new(paths: Paths, stop_before: Option<u64>) -> Self {
-        Self { paths, stop_before, points_passed: 0 }
+    pub fn new(paths: Paths, renewals: Renewals) -> Self {
+        Self { paths, renewals }
     }
 
     /// Carries out `plan`. What fails ends what makes no sense without it; the rest is done.
     ///
     /// # Errors
     /// The agent's own files can't be written.
-    pub async fn carry_out(&mut self, plan: &Plan, observed: &Observed, marks: &mut Marks) -> anyhow::Result<Outcome> {
+    pub async fn carry_out(&mut self, plan: &Plan, marks: &mut Marks) -> anyhow::Result<Outcome> {
         let mut outcome = Outcome::default();
         let mut failed: Vec<&Step> = Vec::new();
         for (number, step) in plan.steps.iter().enumerate() {
@@ -69,9 +67,9 @@ impl Executor {
                 continue;
             }
             self.journal(plan, number)?;
-            self.crash_if_asked();
+            self.renewals.crash.step(&format!("before step {}", step.name()));
             tracing::info!(step = step.name(), phase = ?step.phase(), "begins");
-            match self.carry_out_step(step, observed, marks).await {
+            match self.carry_out_step(step, marks).await {
                 Ok(Found::Good) => {
                     marks.record(step);
                     outcome.done += 1;
@@ -91,7 +89,7 @@ impl Executor {
                     failed.push(step);
                 }
             }
-            self.crash_if_asked();
+            self.renewals.crash.step(&format!("after step {}", step.name()));
             keep::store(&self.paths.agent("marks.json"), marks)?;
         }
         self.journal(plan, plan.steps.len())?;
@@ -111,7 +109,7 @@ impl Executor {
         Ok(true)
     }
 
-    async fn carry_out_step(&self, step: &Step, observed: &Observed, marks: &mut Marks) -> anyhow::Result<Found> {
+    async fn carry_out_step(&self, step: &Step, marks: &mut Marks) -> anyhow::Result<Found> {
         let store = generation::Store::new(&self.paths.root);
         match step {
             Step::KeepShare(share) => {
@@ -134,13 +132,14 @@ impl Executor {
             Step::Export { .. } => exports::apply().await?,
             Step::Start { unit, .. } => service::start(*unit).await?,
             Step::Reload { unit, .. } => service::reload(*unit).await?,
-            Step::ReloadAccounts { .. } => reload_accounts(observed).await?,
+            Step::ReloadAccounts { .. } => self.reload_accounts().await?,
             Step::Verify { by, .. } => return check::prove(by).await,
             Step::Stop { unit } => service::stop(*unit).await?,
             Step::EndAccounts => service::end_all_accounts().await?,
             Step::Unlink { at } => atomic::remove(Path::new(at))?,
             Step::Unexport => exports::apply().await?,
             Step::RemoveTable => nft::remove().await?,
+            Step::RemoveTranslation => nft::remove_balancer_table().await?,
             Step::RemoveRule(rule) => address::remove_rule(*rule).await?,
             Step::RemoveRoute(route) => address::remove_route(*route).await?,
             Step::RemoveAddress { address, device } => address::remove(*address, device).await?,
@@ -163,17 +162,30 @@ impl Executor {
         keep::store(&self.paths.agent("journal.json"), &journal)
     }
 
-    /// Ends this process as a crash would, if it was started to do so here.
-    fn crash_if_asked(&mut self) {
-        if self.stop_before == Some(self.points_passed) {
-            tracing::warn!(point = self.points_passed, "ends here, as asked by --stop-before");
-            let own = rustix::process::getpid();
-            if let Err(error) = rustix::process::kill_process(own, rustix::process::Signal::KILL) {
-                tracing::error!(%error, "could not end");
+    /// Has every account that is awake read the files that all have in common. One that can't is tried again by whoever looks at the
+    /// accounts in turns, who also reports it: the others do not wait for it.
+    async fn reload_accounts(&self) -> anyhow::Result<()> {
+        let mut waiting = service::accounts_awake().await?.into_iter();
+        let mut running = JoinSet::new();
+        loop {
+            while running.len() < RELOADS_AT_ONCE
+                && let Some(uid) = waiting.next()
+            {
+                let renewals = self.renewals.clone();
+                running.spawn(async move {
+                    let held = renewals.hold(uid).await;
+                    held.want()?;
+                    if let Err(error) = held.renew().await {
+                        tracing::warn!(%uid, error = format!("{error:#}"), "an account has not read its files anew; it is tried again");
+                    }
+                    anyhow::Ok(())
+                });
             }
-            std::process::abort();
+            match running.join_next().await {
+                Some(done) => done.context("a reload was cut off")??,
+                None => return Ok(()),
+            }
         }
-        self.points_passed += 1;
     }
 }
 
@@ -194,25 +206,6 @@ fn link(at: &str, to: &str) -> anyhow::Result<()> {
         std::fs::create_dir_all(directory).with_context(|| format!("{} can't be made", directory.display()))?;
     }
     Ok(atomic::link(at, to)?)
-}
-
-async fn reload_accounts(observed: &Observed) -> anyhow::Result<()> {
-    if observed.accounts_awake == 0 {
-        return Ok(());
-    }
-    let mut waiting = service::accounts_awake().await?.into_iter();
-    let mut running = JoinSet::new();
-    loop {
-        while running.len() < RELOADS_AT_ONCE
-            && let Some(uid) = waiting.next()
-        {
-            running.spawn(crate::renew::renew(uid));
-        }
-        match running.join_next().await {
-            Some(done) => done.context("a reload was cut off")??,
-            None => return Ok(()),
-        }
-    }
 }
 
 /// The digest of a generation's files, for a pin.

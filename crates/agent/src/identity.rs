@@ -5,42 +5,24 @@ use crate::paths::Paths;
 use anyhow::{Context, anyhow, bail};
 use phalanx_host::atomic;
 use phalanx_model::Name;
+use phalanx_plan::session::Place;
+use phalanx_plan::session::route::{NODE_SUFFIX, PANEL_NAME};
 use rustls::client::WebPkiServerVerifier;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
-
-/// The DNS name in the panel's certificate.
-pub const PANEL_NAME: &str = "panel.phalanx";
-/// What a node's name ends with in its certificate.
-const NODE_SUFFIX: &str = ".node.phalanx";
-
-/// The DNS name in a node's certificate.
-pub fn node_name(server: &Name) -> String {
-    format!("{server}{NODE_SUFFIX}")
-}
-
-/// Where a follower dials.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UpstreamPlace {
-    /// Host and port.
-    pub address: String,
-    /// The DNS name that its certificate must have.
-    pub name: String,
-}
 
 /// The machine's membership, read from disk.
 #[derive(Debug)]
 pub struct Identity {
     /// Its name.
     pub server: Name,
-    /// Where it joined: its upstream unless its spec names a master.
-    pub joined_at: UpstreamPlace,
+    /// Where it joined, or was sent last: its upstream unless its spec names a master.
+    pub home: Place,
     /// For connections to the upstream.
     pub client: Arc<ClientConfig>,
     /// For connections of slaves, and of machines that join, which have no certificate yet.
@@ -50,7 +32,7 @@ pub struct Identity {
 impl Identity {
     /// Reads the identity; none on a machine that has not joined.
     pub fn load(paths: &Paths) -> anyhow::Result<Option<Self>> {
-        let Some(joined_at) = keep::load::<UpstreamPlace>(&paths.agent("upstream.json"))? else { return Ok(None) };
+        let Some(home) = keep::load::<Place>(&paths.agent("upstream.json"))? else { return Ok(None) };
         let ca = certificate(&paths.agent("ca.pem"))?;
         let own = certificate(&paths.agent("cert.pem"))?;
         let key = paths.agent("key.pem");
@@ -71,7 +53,7 @@ impl Identity {
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(clients)
             .with_single_cert(vec![own, ca], key)?;
-        Ok(Some(Self { server, joined_at, client: Arc::new(client), acceptor: Arc::new(acceptor) }))
+        Ok(Some(Self { server, home, client: Arc::new(client), acceptor: Arc::new(acceptor) }))
     }
 }
 

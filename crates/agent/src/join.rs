@@ -3,15 +3,16 @@
 //! The token says who the machine will be and which CA it may trust: the upstream must show a chain that ends in that CA before the
 //! token's secret is sent to it. The machine's key never leaves it.
 
-use crate::identity::{self, UpstreamPlace};
+use crate::identity;
 use crate::keep;
 use crate::link::wire;
 use crate::paths::Paths;
 use anyhow::{Context, anyhow, bail, ensure};
 use phalanx_host::atomic::{self, Access};
+use phalanx_host::directory::Writer;
 use phalanx_host::service;
-use phalanx_model::Name;
-use phalanx_plan::session::{DownMessage, JoinReply, JoinRequest, UpMessage};
+use phalanx_model::{Name, Position};
+use phalanx_plan::session::{DownMessage, JoinReply, JoinRequest, Place, Snapshot, UpMessage, route};
 use phalanx_plan::spec::port;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::client::WebPkiServerVerifier;
@@ -53,7 +54,7 @@ impl FromStr for Token {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
-        let shape = "a token is phx1.SERVER.SECRET.FINGERPRINT, as `phalanx server join-token SERVER` prints it";
+        let shape = "a token is phx1.SERVER.SECRET.FINGERPRINT, as `phalanx server token SERVER` prints it";
         let parts: Vec<&str> = text.trim().split('.').collect();
         let ["phx1", server, secret, ca_sha256] = parts[..] else { bail!("{shape}") };
         let is_digest = ca_sha256.len() == 64 && ca_sha256.bytes().all(|b| b.is_ascii_hexdigit());
@@ -82,23 +83,45 @@ pub async fn join(options: &JoinOptions) -> anyhow::Result<Name> {
     let directory = paths.root.join("agent");
     std::fs::create_dir_all(&directory).with_context(|| format!("{} can't be made", directory.display()))?;
     std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    let was_member = forget_former(&paths).context("what is left of a former membership can't be removed")?;
     for (file, content) in
         [("ca.pem", &identity.ca_pem), ("cert.pem", &identity.certificate_pem), ("key.pem", &key_pem)]
     {
         atomic::write(&paths.agent(file), content.as_bytes(), Access::SECRET)?;
     }
     keep::store(&mark, &place)?;
-    service::start_agent().await.context("the machine has joined, but its agent could not be started")?;
+    // An agent that waits takes the identity up by itself; one that runs as a member of former days has that one in mind.
+    let started = if was_member { service::restart_agent().await } else { service::start_agent().await };
+    started.context("the machine has joined, but its agent could not be started")?;
     Ok(identity.server)
+}
+
+/// Removes what another membership has left, whose revisions, accounts and numbers of commands mean nothing in this one. Says whether
+/// there was any. The daemons see the directory become empty; its file stays, since they have it open.
+fn forget_former(paths: &Paths) -> anyhow::Result<bool> {
+    let mut was_member = false;
+    for file in ["spec.json", "commands.json"] {
+        match std::fs::remove_file(paths.agent(file)) {
+            Ok(()) => was_member = true,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("{} stays", paths.agent(file).display())),
+        }
+    }
+    let directory = paths.directory();
+    if directory.exists() {
+        let empty = Snapshot { at: Position::default(), piece: 0, rows: vec![], last: true };
+        Writer::open(&directory)?.collect(&empty)?;
+    }
+    Ok(was_member)
 }
 
 async fn ask(
     upstream: &str,
     token: &Token,
-) -> anyhow::Result<(phalanx_plan::session::message::Identity, String, UpstreamPlace)> {
+) -> anyhow::Result<(phalanx_plan::session::message::Identity, String, Place)> {
     let (mut stream, place) = connect(upstream, token).await?;
     let key = KeyPair::generate().context("no key could be made")?;
-    let params = CertificateParams::new(vec![identity::node_name(&token.server)])?;
+    let params = CertificateParams::new(vec![route::node_name(&token.server)])?;
     let csr_pem = params.serialize_request(&key)?.pem()?;
     let request = JoinRequest { number: 1, token: token.secret.clone(), csr_pem };
     wire::write(&mut stream, &UpMessage::Join(request)).await?;
@@ -114,7 +137,7 @@ async fn ask(
 type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
 
 /// Connects to the panel's port, or where no port is given and nothing answers there, to an agent's.
-async fn connect(upstream: &str, token: &Token) -> anyhow::Result<(TlsStream, UpstreamPlace)> {
+async fn connect(upstream: &str, token: &Token) -> anyhow::Result<(TlsStream, Place)> {
     let addresses = match upstream.rsplit_once(':') {
         Some((_, port)) if port.parse::<u16>().is_ok() => vec![upstream.to_owned()],
         _ => vec![format!("{upstream}:{}", port::PANEL), format!("{upstream}:{}", port::AGENT)],
@@ -136,13 +159,13 @@ async fn connect(upstream: &str, token: &Token) -> anyhow::Result<(TlsStream, Up
                 continue;
             }
         };
-        let any = ServerName::try_from(identity::PANEL_NAME).context("a fixed name")?;
+        let any = ServerName::try_from(route::PANEL_NAME).context("a fixed name")?;
         let stream =
             connector.connect(any, tcp).await.with_context(|| format!("{address} is not of the token's fleet"))?;
         let shown =
             stream.get_ref().1.peer_certificates().and_then(<[_]>::first).context("no certificate was shown")?;
         let name = identity::name_of(shown)?;
-        return Ok((stream, UpstreamPlace { address, name }));
+        return Ok((stream, Place { address, name }));
     }
     Err(last)
 }
@@ -220,5 +243,37 @@ mod tests {
             let error = bad.parse::<Token>().expect_err(bad).to_string();
             assert!(error.contains("phx1.SERVER.SECRET.FINGERPRINT"), "{error}");
         }
+    }
+
+    #[test]
+    fn nothing_of_a_former_membership_is_left() {
+        use phalanx_model::{Account, Row};
+        let place = tempfile::tempdir().expect("a directory");
+        let paths = Paths::new(place.path());
+        assert!(!forget_former(&paths).expect("nothing is there"));
+        for directory in ["agent", "directory"] {
+            std::fs::create_dir(paths.root.join(directory)).expect("made");
+        }
+        std::fs::write(paths.agent("spec.json"), "{}").expect("written");
+        std::fs::write(paths.agent("commands.json"), "{}").expect("written");
+        let account = Account {
+            name: "alice".parse().expect("a name"),
+            owner: "admin".parse().expect("a name"),
+            uid: phalanx_model::Uid::FIRST,
+            logical_server: "www".parse().expect("a name"),
+            limits: Default::default(),
+            php: Default::default(),
+            state: Default::default(),
+        };
+        let row = Row::Account { account, share: "content".parse().expect("a name") };
+        let at = Position { incarnation: 7, term: 1, revision: 9 };
+        let mut writer = Writer::open(&paths.directory()).expect("opened");
+        writer.collect(&Snapshot { at, piece: 0, rows: vec![row], last: true }).expect("collected");
+        assert!(forget_former(&paths).expect("forgotten"));
+        assert!(!paths.agent("spec.json").exists() && !paths.agent("commands.json").exists());
+        assert_eq!(writer.position().expect("read"), Position::default());
+        let reader = phalanx_host::directory::Reader::open(&paths.directory()).expect("opened");
+        assert_eq!(reader.accounts(None, 10).expect("read"), []);
+        assert_eq!(writer.dirty(10).expect("read").len(), 1, "what was derived of it is to be removed");
     }
 }

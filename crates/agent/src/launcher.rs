@@ -14,6 +14,7 @@
 
 pub mod listeners;
 mod memory;
+mod place;
 mod protocol;
 mod systemd;
 mod table;
@@ -68,7 +69,7 @@ pub async fn run(config: &Path) -> anyhow::Result<()> {
     let (sender, mut mail) = mpsc::channel(MAIL_MAX);
     let listener = protocol::listen(Path::new(SOCKET))?;
     tokio::spawn(protocol::serve(listener, sender.clone()));
-    let mut launcher = Launcher::new(settings, reader, sender);
+    let mut launcher = Launcher::new(settings, reader, sender)?;
     for uid in service::accounts_awake().await? {
         launcher.adopt(uid);
     }
@@ -107,10 +108,10 @@ struct Launcher {
 }
 
 impl Launcher {
-    fn new(settings: LauncherConfig, reader: Reader, sender: mpsc::Sender<Mail>) -> Self {
+    fn new(settings: LauncherConfig, reader: Reader, sender: mpsc::Sender<Mail>) -> anyhow::Result<Self> {
         let starting = Arc::new(Semaphore::new(settings.starting_max));
-        let cell = Arc::new(Cell::new(settings.starting_max));
-        Self { settings, reader, compared_with: None, table: Table::default(), sender, starting, cell }
+        let cell = Arc::new(Cell::new(settings.starting_max)?);
+        Ok(Self { settings, reader, compared_with: None, table: Table::default(), sender, starting, cell })
     }
 
     /// An account that was awake before the launcher started.
@@ -119,6 +120,8 @@ impl Launcher {
         match row {
             Ok((account, share)) => {
                 let device = wake::device_of(&share).unwrap_or_default();
+                let (cell, adopted) = (self.cell.clone(), account.clone());
+                tokio::spawn(async move { cell.adopt(&adopted).await });
                 let woken = Woken { account, share, device };
                 self.table.adopted(uid, woken, facts::boottime_ms());
             }

@@ -13,7 +13,9 @@ pub mod launcher;
 
 mod accounts;
 mod check;
+mod crash;
 mod directory;
+mod ending;
 mod events;
 mod execute;
 mod identity;
@@ -52,8 +54,8 @@ const ORDERS_MAX: usize = 4;
 pub struct RunOptions {
     /// Where the agent keeps its state: [`ROOT`] on a host.
     pub root: PathBuf,
-    /// For tests of crashes: the process kills itself at the point with this number, counted from its start. Each step has two: before
-    /// it is begun, and after it was done but before that is noted.
+    /// For tests of crashes: the process kills itself at the place with this number, counted from its start. Each step has two: before
+    /// it is begun, and after it was done but before that is noted. From 1,000 on: places in changes of the directory and in what is derived from it.
     pub stop_before: Option<u64>,
 }
 
@@ -99,12 +101,13 @@ async fn serve(identity: Identity, paths: Paths, stop_before: Option<u64>) -> an
     let events = Arc::new(Events::load(paths.agent("events.json"))?);
     let adopted: Adopted = keep::load(&paths.agent("spec.json"))?.unwrap_or_default();
     let spec = adopted.spec.and_then(|spec| spec.nodes.get(&identity.server).cloned());
-    let directory = directory::start(&paths, events.clone(), spec)?;
+    let renewals = renew::Renewals::new(crash::CrashPoints::new(stop_before));
+    let directory = directory::start(&paths, events.clone(), spec, renewals.clone())?;
     let (orders, order_queue) = mpsc::channel(ORDERS_MAX);
     let (upwards, upward_queue) = mpsc::channel(node::QUEUE_LEN);
     let node = Arc::new(Node::new(identity, paths, directory, events, orders, upwards)?);
     let (standing, standing_seen) = watch::channel(reconcile::Standing::default());
-    let reconciler = reconcile::Reconciler::new(node.clone(), stop_before, standing)?;
+    let reconciler = reconcile::Reconciler::new(node.clone(), renewals, standing)?;
     let score_percent = Arc::new(AtomicU8::new(100));
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(reconciler.run(order_queue));

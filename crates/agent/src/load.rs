@@ -5,10 +5,11 @@ use crate::node::Node;
 use crate::reconcile::Standing;
 use phalanx_host::{atomic, facts, pressure};
 use phalanx_plan::report::{BackendReport, Load, NodeEvent, Report, Severity};
-use phalanx_plan::score::Score;
+use phalanx_plan::score::{Score, Stalls};
 use phalanx_plan::spec::{Work, port};
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -40,6 +41,30 @@ struct ProxyStatus {
     started_unix_ms: u64,
     events: Vec<NodeEvent>,
     problems: Vec<String>,
+    /// A node's proxy: whether it would answer its health page with 200.
+    in_service: bool,
+    /// Why not.
+    why: String,
+    /// Addresses that it can't listen on.
+    unbound: Vec<SocketAddrV4>,
+    access_log_lines_lost: u64,
+}
+
+impl ProxyStatus {
+    /// What a node's proxy can't do, in words for a person.
+    fn shortcomings(&self) -> Vec<String> {
+        let unbound = self.unbound.iter().map(|at| {
+            format!(
+                "phalanx-proxy can't listen on {at}: is another server on this port? (ss -ltnp 'sport = :{}')",
+                at.port()
+            )
+        });
+        let lost = (self.access_log_lines_lost > 0).then(|| {
+            let lines = self.access_log_lines_lost;
+            format!("{lines} lines of the access log were lost since phalanx-proxy started: is /var/log/phalanx writable and fast?")
+        });
+        unbound.chain(lost).collect()
+    }
 }
 
 /// Samples and reports until the process ends.
@@ -68,8 +93,8 @@ pub async fn run(node: Arc<Node>, standing: watch::Receiver<Standing>, score_per
 /// Load alone is no news: it travels with the next report.
 fn is_same_but_load(a: &Report, b: &Report) -> bool {
     let states = |r: &Report| r.backends.iter().map(|b| (b.service, b.server.clone(), b.state)).collect::<Vec<_>>();
-    (a.spec, a.directory, a.generation, a.converged, a.in_service, &a.problems)
-        == (b.spec, b.directory, b.generation, b.converged, b.in_service, &b.problems)
+    (a.spec, a.directory, a.generation, a.converged, a.in_service, &a.problems, &a.php)
+        == (b.spec, b.directory, b.generation, b.converged, b.in_service, &b.problems, &b.php)
         && states(a) == states(b)
 }
 
@@ -86,8 +111,9 @@ impl Reporter {
     fn report(&mut self) -> Report {
         let standing = self.standing.borrow().clone();
         let status = read_status();
-        let (in_service, mut problems) = self.service(status.is_some());
+        let (in_service, mut problems) = self.service(status.as_ref());
         let mut status = status.unwrap_or_default();
+        problems.append(&mut status.shortcomings());
         self.node.events.take_over(status.started_unix_ms, std::mem::take(&mut status.events));
         problems.append(&mut status.problems);
         problems.extend(standing.problems);
@@ -108,20 +134,23 @@ impl Reporter {
             load,
             backends: status.backends,
             versions: self.versions.clone(),
+            php: facts::php_versions()
+                .inspect_err(|error| tracing::warn!(%error, "versions of PHP can't be told"))
+                .ok(),
         }
     }
 
     /// Whether the node offers itself to balancers, and why not.
-    fn service(&self, has_status: bool) -> (bool, Vec<String>) {
+    fn service(&self, status: Option<&ProxyStatus>) -> (bool, Vec<String>) {
         match self.node.spec().map(|spec| spec.work) {
             Some(Work::Web(web)) => match &web.share {
                 Some(mount) => match guard_refusal(&mount.share) {
                     Some(why) => (false, vec![format!("out of service: share {}: {why}", mount.share)]),
-                    None => (has_status, vec![]),
+                    None => proxy_serves(status),
                 },
                 None => (false, vec!["out of service: the cluster has no share".to_owned()]),
             },
-            Some(Work::Balancer(_)) => (has_status, vec![]),
+            Some(Work::Balancer(_)) => (status.is_some(), vec![]),
             Some(Work::Nas(_) | Work::Mail) => (self.standing.borrow().converged, vec![]),
             None => (false, vec![]),
         }
@@ -129,8 +158,13 @@ impl Reporter {
 
     fn load(&mut self, status: &ProxyStatus) -> Load {
         let now_ms = facts::boottime_ms();
-        let cpu = pressure::read("cpu").unwrap_or_default();
-        let score_percent = self.score.sample(now_ms, cpu.total_us);
+        let [cpu, memory, io] = ["cpu", "memory", "io"].map(|resource| pressure::read(resource).unwrap_or_default());
+        let stalls = Stalls {
+            cpu_some_us: cpu.some_total_us,
+            memory_full_us: memory.full_total_us,
+            io_full_us: io.full_total_us,
+        };
+        let score_percent = self.score.sample(now_ms, stalls);
         self.rate.push((now_ms, status.requests_total));
         if self.rate.len() > RATE_SAMPLES + 1 {
             self.rate.remove(0);
@@ -141,8 +175,8 @@ impl Reporter {
         Load {
             score_percent,
             cpu_pressure_percent: cpu.avg10_percent,
-            memory_pressure_percent: pressure::read("memory").unwrap_or_default().avg10_percent,
-            io_pressure_percent: pressure::read("io").unwrap_or_default().avg10_percent,
+            memory_pressure_percent: memory.avg10_percent,
+            io_pressure_percent: io.avg10_percent,
             requests_total: status.requests_total,
             requests_per_second: if passed_s > 0.0 { requests / passed_s } else { 0.0 },
             errors_total: status.errors_total,
@@ -168,6 +202,16 @@ impl Reporter {
             Some(false) if report.in_service => events.add(Severity::Info, "guard", "the node is in service", ""),
             _ => {}
         }
+    }
+}
+
+fn proxy_serves(status: Option<&ProxyStatus>) -> (bool, Vec<String>) {
+    match status {
+        None => {
+            (false, vec!["out of service: phalanx-proxy says nothing; see `journalctl -u phalanx-proxy`".to_owned()])
+        }
+        Some(status) if !status.in_service => (false, vec![format!("out of service: {}", status.why)]),
+        Some(_) => (true, vec![]),
     }
 }
 

@@ -2,19 +2,21 @@
 
 use crate::directory::DirectoryHandle;
 use crate::events::Events;
-use crate::identity::{self, Identity, UpstreamPlace};
+use crate::identity::Identity;
 use crate::keep;
 use crate::paths::Paths;
 use anyhow::Context;
+use phalanx_host::facts;
 use phalanx_model::cluster::Role;
 use phalanx_model::{Name, Position};
 use phalanx_plan::report::Report;
 use phalanx_plan::session::follower::SpecDigest;
-use phalanx_plan::session::{Command, DownMessage, JoinReply, UpMessage};
+use phalanx_plan::session::route::node_name;
+use phalanx_plan::session::{Command, DownMessage, JoinReply, Place, Route, UpMessage};
 use phalanx_plan::spec::{ClusterSpec, NodeSpec, port};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -68,6 +70,9 @@ pub struct Node {
     slave_reports: Mutex<BTreeMap<Name, (Report, Instant)>>,
     joins: Mutex<BTreeMap<u64, oneshot::Sender<JoinReply>>>,
     join_number: AtomicU64,
+    route: Mutex<Route>,
+    /// Whether this node's own upstream serves it now.
+    pub is_served: AtomicBool,
 }
 
 impl Node {
@@ -82,6 +87,8 @@ impl Node {
     ) -> anyhow::Result<Self> {
         let adopted: Adopted = keep::load(&paths.agent("spec.json"))?.unwrap_or_default();
         Ok(Self {
+            route: Mutex::new(Route::new(identity.home.clone())),
+            is_served: AtomicBool::new(false),
             identity,
             directory,
             events,
@@ -124,20 +131,36 @@ impl Node {
         adopted.known.then(|| SpecDigest::of(adopted.spec.as_deref()))
     }
 
-    /// Where this node dials: a slave its master, all others where they joined.
-    pub fn upstream(&self) -> UpstreamPlace {
+    /// Where this node dials.
+    pub fn upstream(&self) -> Place {
+        lock(&self.route).place(self.master())
+    }
+
+    /// This node's master by its spec, where it is a slave.
+    fn master(&self) -> Option<Place> {
         let adopted = self.adopted.borrow();
-        let own = adopted.spec.as_ref().and_then(|spec| Some((spec, spec.nodes.get(&self.identity.server)?)));
-        match own {
-            Some((spec, node)) if node.role == Role::Slave => match node.peers.get(&spec.master) {
-                Some(address) => UpstreamPlace {
-                    address: format!("{address}:{}", port::AGENT),
-                    name: identity::node_name(&spec.master),
-                },
-                None => self.identity.joined_at.clone(),
-            },
-            _ => self.identity.joined_at.clone(),
-        }
+        let spec = adopted.spec.as_ref()?;
+        let own = spec.nodes.get(&self.identity.server).filter(|own| own.role == Role::Slave)?;
+        let address = own.peers.get(&spec.master)?;
+        Some(Place { address: format!("{address}:{}", port::AGENT), name: node_name(&spec.master) })
+    }
+
+    /// The upstream named another one.
+    pub fn told(&self, place: Place) -> bool {
+        lock(&self.route).on_told(place, facts::boottime_ms())
+    }
+
+    /// The upstream at `place` serves this node. Where that is the panel, a place that is new becomes the one that lasts.
+    pub fn served_by(&self, place: &Place) -> anyhow::Result<()> {
+        self.is_served.store(true, Ordering::Relaxed);
+        let home = lock(&self.route).on_served(place, self.master().as_ref(), facts::boottime_ms());
+        home.map_or(Ok(()), |home| keep::store(&self.paths.agent("upstream.json"), &home))
+    }
+
+    /// The upstream at `place` can't be reached, or does not serve this node any more.
+    pub fn not_served_by(&self, place: &Place) {
+        self.is_served.store(false, Ordering::Relaxed);
+        lock(&self.route).on_failed(place, facts::boottime_ms());
     }
 
     /// Notes a slave that is connected; its former connection, if any, is dropped.

@@ -48,6 +48,7 @@ impl Observer {
             units: service::observe().await.context("units can't be looked at")?,
             accounts_awake: u32::try_from(service::accounts_awake().await?.len()).unwrap_or(u32::MAX),
             table: nft::observe().await.context("nftables can't be looked at")?,
+            translates: nft::has_balancer_table().await.context("nftables can't be looked at")?,
         })
     }
 

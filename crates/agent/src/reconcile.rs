@@ -8,11 +8,13 @@ use crate::execute::{Executor, Outcome, digest_of_files};
 use crate::keep;
 use crate::node::{Node, Order};
 use crate::observe::Observer;
+use crate::renew::Renewals;
 use phalanx_plan::report::Severity;
 use phalanx_plan::session::Command;
 use phalanx_plan::steps::marks::Pin;
 use phalanx_plan::steps::{Desired, Drift, Marks, Observed, Plan, Step, plan};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -48,7 +50,8 @@ pub struct Reconciler {
     executor: Executor,
     marks: Marks,
     standing: watch::Sender<Standing>,
-    drift_told: BTreeMap<String, Instant>,
+    /// When a drift, with its difference, was told last.
+    drift_told: BTreeMap<(String, String), Instant>,
     failures: u32,
 }
 
@@ -57,9 +60,9 @@ impl Reconciler {
     ///
     /// # Errors
     /// The marks can't be read.
-    pub fn new(node: Arc<Node>, stop_before: Option<u64>, standing: watch::Sender<Standing>) -> anyhow::Result<Self> {
+    pub fn new(node: Arc<Node>, renewals: Renewals, standing: watch::Sender<Standing>) -> anyhow::Result<Self> {
         let marks = keep::load(&node.paths.agent("marks.json"))?.unwrap_or_default();
-        let executor = Executor::new(node.paths.clone(), stop_before);
+        let executor = Executor::new(node.paths.clone(), renewals);
         Ok(Self {
             node,
             observer: Observer::default(),
@@ -133,7 +136,7 @@ impl Reconciler {
             }
             return Ok(false);
         }
-        let outcome = self.executor.carry_out(&plan, &observed, &mut self.marks).await?;
+        let outcome = self.executor.carry_out(&plan, &mut self.marks).await?;
         self.tell(&plan, &outcome);
         let problems: Vec<String> = outcome.problems.iter().chain(&plan.waiting).cloned().collect();
         let is_whole = problems.is_empty();
@@ -160,7 +163,9 @@ impl Reconciler {
     fn tell_drift(&mut self, drift: &[Drift]) {
         self.drift_told.retain(|_, at| at.elapsed() < DRIFT_QUIET);
         for Drift { what, diff } in drift {
-            if self.drift_told.insert(what.clone(), Instant::now()).is_none() {
+            // The time stays that of the telling: what happens again and again is told once a minute.
+            if let Entry::Vacant(untold) = self.drift_told.entry((what.clone(), diff.clone())) {
+                untold.insert(Instant::now());
                 self.node.events.add(Severity::Warning, "drift", format!("{what}; it is being mended"), diff.clone());
             }
         }

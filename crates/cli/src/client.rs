@@ -89,6 +89,22 @@ impl Client {
         Ok(Self { agent, panel: base.to_owned(), token })
     }
 
+    /// What is to be said where the token goes over a network in the clear; None where it stays on this machine.
+    pub fn warning(&self) -> Option<String> {
+        let _token = self.token.as_ref()?;
+        let authority = self.panel.strip_prefix("http://")?.split('/').next().unwrap_or_default();
+        let host =
+            authority.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(authority, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let is_here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        (!is_here).then(|| {
+            format!(
+                "warning: the API token goes to {authority} in the clear, and whoever listens on the way can use it; \
+                 go through a tunnel: `ssh -L 8080:127.0.0.1:8080 {host}`, then --panel {PANEL_DEFAULT}"
+            )
+        })
+    }
+
     /// Reads `path`, which begins below `/api/v1`.
     ///
     /// # Errors

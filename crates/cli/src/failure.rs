@@ -103,7 +103,9 @@ impl Problem {
                 "give a token by --token-file or PHALANX_TOKEN; root on the panel's machine has one in \
                  /var/lib/phalanx/panel/admin.token, which is used by itself"
             }
-            (403, _) => "this token's role does not allow it; use a token with a role that does",
+            (403, _) => {
+                "this token may look and change nothing; use one of role admin (`phalanx token add NAME --role admin`)"
+            }
             (404, _) => return theirs.and_then(list_command).or_else(|| theirs.map(str::to_owned)),
             (412, _) => "somebody else changed it in the meantime: look at it with `show`, then try again",
             // The field is named already; that it is to be mended goes without saying.

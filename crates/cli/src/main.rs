@@ -48,6 +48,10 @@ fn parse() -> Cli {
     };
     let harmless = std::env::args_os().map(|word| printable(&word.to_string_lossy()));
     match Cli::try_parse_from(harmless) {
+        Err(told) if told.use_stderr() && std::env::args_os().any(|word| word == "--json") => {
+            let _ = writeln!(std::io::stderr(), "{:#}", misuse(&told.render().to_string()).json());
+            std::process::exit(told.exit_code())
+        }
         Err(told) => told.exit(),
         // Only what made it wrong has gone from it.
         Ok(_) => {
@@ -56,6 +60,14 @@ fn parse() -> Cli {
             std::process::exit(wrong.exit_code())
         }
     }
+}
+
+/// What clap says of a wrong command line, as a failure of ours: for programs.
+fn misuse(said: &str) -> Failure {
+    let what: Vec<&str> = said.lines().take_while(|line| !line.starts_with("Usage:")).collect();
+    let what = what.join("\n");
+    let what = what.trim();
+    Failure::usage(what.strip_prefix("error: ").unwrap_or(what), "see `--help`")
 }
 
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
@@ -74,8 +86,8 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Token(command) => commands::token::run(command, &session()?),
         Command::Audit(args) => commands::journal::audit(args, &session()?),
         Command::Completions { shell } => completions(shell),
-        Command::Panel(command) => commands::daemons::panel(command),
-        Command::Agent(command) => commands::daemons::agent(command),
+        Command::Panel(command) => commands::daemons::panel(command, global.json),
+        Command::Agent(command) => commands::daemons::agent(command, global.json),
         Command::Launcher(args) => commands::daemons::launcher(args),
         Command::Guard(args) => return commands::daemons::guard(args),
     };
@@ -86,6 +98,10 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
 fn connect(global: &Global) -> Result<Session, Failure> {
     let token = token::find(global.token_file.as_deref(), std::env::var("PHALANX_TOKEN").ok())?;
     let client = client::Client::new(&global.panel, token)?;
+    if let Some(warning) = client.warning() {
+        // Also with --json: standard output stays what programs read. Where standard error is closed, nobody can be warned.
+        let _ = writeln!(std::io::stderr(), "{}", printable(&warning));
+    }
     let (no_color, term) = (std::env::var("NO_COLOR").ok(), std::env::var("TERM").ok());
     let style = Style::choose(std::io::stdout().is_terminal(), no_color.as_deref(), term.as_deref());
     Ok(Session { client, json: global.json, style })

@@ -81,31 +81,31 @@ fn nouns_have_verbs() {
     check_help(
         &["cluster"],
         expect![[r#"
-        Clusters: a master and its slaves that behave as one server
+            Clusters: a master and its slaves that behave as one server
 
-        Usage: phalanx cluster [OPTIONS] <COMMAND>
+            Usage: phalanx cluster [OPTIONS] <COMMAND>
 
-        Commands:
-          add           Make a cluster of one: its master
-          list          List the clusters
-          show          Show one in full
-          change        Change a cluster's share or httpd directives
-          remove        Dissolve a cluster that has no slaves
-          add-slave     Make a server a slave of a cluster
-          remove-slave  Take a slave out of its cluster, after it was drained
-          drain         Give a node no new connections; those it has go on
-          undrain       Give a drained node new connections again
-          weight        Set a node's part of the traffic relative to the other nodes
-          help          Print this message or the help of the given subcommand(s)
+            Commands:
+              add           Make a cluster of one: its master
+              list          List the clusters
+              show          Show one in full
+              change        Change a cluster's share or httpd directives
+              remove        Dissolve a cluster that has no slaves
+              add-slave     Make a server a slave of a cluster
+              remove-slave  Take a slave out of its cluster, after it was drained
+              drain         Give a node no new connections; those it has go on
+              undrain       Give a drained node new connections again; one that is leaving stays
+              weight        Set a node's part of the traffic relative to the other nodes
+              help          Print this message or the help of the given subcommand(s)
 
-        Options:
-          -h, --help  Print help
+            Options:
+              -h, --help  Print help
 
-        Global options:
-              --panel <URL>        The panel's address [env: PHALANX_PANEL] [default: http://127.0.0.1:8080]
-              --token-file <FILE>  Read the API token from this file
-              --json               Print the API's JSON
-    "#]],
+            Global options:
+                  --panel <URL>        The panel's address [env: PHALANX_PANEL] [default: http://127.0.0.1:8080]
+                  --token-file <FILE>  Read the API token from this file
+                  --json               Print the API's JSON
+        "#]],
     );
     check_help(
         &["cluster", "remove-slave"],
@@ -128,6 +128,9 @@ fn nouns_have_verbs() {
                   --panel <URL>        The panel's address [env: PHALANX_PANEL] [default: http://127.0.0.1:8080]
                   --token-file <FILE>  Read the API token from this file
                   --json               Print the API's JSON
+
+            The panel goes on with it when this command is broken off, and after it was started anew.
+            Until the slave has left, `phalanx cluster undrain` takes it back.
 
             Examples:
               phalanx cluster remove-slave web web2                  wait up to 30 s for its connections to end

@@ -160,6 +160,32 @@ fn an_address_that_is_none_ends_with_2() {
 }
 
 #[test]
+fn a_token_that_goes_over_a_network_is_warned_of() {
+    // Nothing answers there: 192.0.2.0/24 is for documentation (RFC 5737); the warning comes before the request.
+    let warned = |panel: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_phalanx"))
+            .args(["--panel", panel, "status"])
+            .env("PHALANX_TOKEN", "phxapi_test")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut line = String::new();
+        BufReader::new(child.stderr.take().expect("a pipe")).read_line(&mut line).expect("UTF-8");
+        child.kill().and_then(|()| child.wait()).expect("it was running");
+        line
+    };
+    for panel in ["http://192.0.2.1:8080", "http://[2001:db8::1]:8080"] {
+        let line = warned(panel);
+        assert!(line.starts_with("warning: the API token goes to ") && !line.contains("phxapi_test"), "{line}");
+    }
+    for panel in ["http://127.0.0.1:1", "http://127.9.9.9:1/", "http://[::1]:1", "http://localhost:1"] {
+        let line = warned(panel);
+        assert!(line.starts_with("error: cannot reach the panel"), "{panel}: {line}");
+    }
+}
+
+#[test]
 fn lists_are_fetched_page_by_page() {
     let (address, seen) = panel(vec![
         Act::Answer(200, r#"{"items":[{"name":"a"}],"next_cursor":"x/1"}"#),
@@ -189,10 +215,14 @@ fn changing_an_account_keeps_what_was_not_named() {
 fn a_slave_that_drains_is_waited_for() {
     let (address, seen) = panel(vec![
         Act::Answer(202, r#"{"id":4,"state":"running","detail":"drained; waiting"}"#),
-        Act::Answer(200, r#"{"id":4,"state":"running","detail":"drained; waiting"}"#),
+        Act::Answer(
+            200,
+            r#"{"id":4,"state":"running","detail":"drained; 2 connections are open","progress":{"flows":2}}"#,
+        ),
         Act::Answer(200, r#"{"id":4,"state":"done","detail":"no connection was cut"}"#),
     ]);
     let output = phalanx(&address, &["cluster", "remove-slave", "web", "web2", "--deadline", "1m"]);
+    assert!(text(&output.stderr).contains("2 connections are open\n"), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout), "web2 has left web.\n");
     assert_eq!(seen.recv().expect("a request").line, "DELETE /api/v1/clusters/web/slaves/web2?deadline_s=60 HTTP/1.1");
     assert_eq!(seen.recv().expect("another").line, "GET /api/v1/tasks/4 HTTP/1.1");
@@ -254,4 +284,53 @@ fn answers_that_are_no_json_are_failures() {
     let output = phalanx(&address, &["server", "list"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("not JSON"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn with_json_a_removal_and_wrong_usage_are_said_as_json() {
+    let (address, _seen) = panel(vec![Act::Answer(200, r#"{"name":"content"}"#), Act::Answer(204, "")]);
+    let output = phalanx(&address, &["share", "remove", "content", "--json"]);
+    let removed: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(removed, serde_json::json!({"removed": "content", "kind": "share"}));
+    let (address, _seen) = panel(vec![Act::Answer(204, "")]);
+    let output = phalanx(&address, &["cluster", "remove-slave", "web", "web2", "--force", "--json"]);
+    let removed: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(removed, serde_json::json!({"removed": "web2", "kind": "slave", "cluster": "web"}));
+    let output = phalanx(&address, &["cluster", "weight", "web", "web1", "300", "--json"]);
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), ""));
+    let wrong: serde_json::Value = serde_json::from_slice(&output.stderr).expect("JSON");
+    assert_eq!(wrong["title"], "wrong usage");
+    assert!(wrong["detail"].as_str().is_some_and(|detail| detail.contains("1..=100")), "{wrong:#}");
+}
+
+#[test]
+fn a_panel_is_made_and_its_backup_adopted_also_for_programs() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("panel");
+    let run = |verb: &str, json: &[&str]| {
+        let output = phalanx("", &[&["panel", verb, "--data-dir", data.to_str().expect("UTF-8")], json].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).to_owned()
+    };
+    let made: serde_json::Value = serde_json::from_str(&run("init", &["--json"])).expect("JSON");
+    let file = made["token_file"].as_str().expect("a path");
+    assert_eq!(std::fs::read_to_string(file).expect("the token").trim(), made["token"]);
+    let adopted: serde_json::Value = serde_json::from_str(&run("adopt-backup", &["--json"])).expect("JSON");
+    let number = |key: &str| adopted[key].as_i64().expect("a number");
+    assert!(number("incarnation") > number("incarnation_before"), "{adopted:#}");
+    assert_eq!(number("uid_next") - number("uid_next_before"), 10_000);
+    assert!(run("adopt-backup", &[]).starts_with("The backup is the present store. Its incarnation is "));
+}
+
+#[test]
+fn a_share_is_changed_as_it_was_seen() {
+    let (address, seen) =
+        panel(vec![Act::Answer(200, r#"{"name":"content"}"#), Act::Answer(200, r#"{"name":"content"}"#)]);
+    let output = phalanx(&address, &["share", "change", "content", "--no-nas", "--path", "/srv/x"]);
+    assert_eq!(text(&output.stdout), "Share content changed.\n");
+    seen.recv().expect("the look before");
+    let patch = seen.recv().expect("the change");
+    assert_eq!(patch.line, "PATCH /api/v1/shares/content HTTP/1.1");
+    assert_eq!(patch.header("if-match"), Some("\"7\""));
+    assert_eq!(patch.body, r#"{"nas":null,"path":"/srv/x"}"#);
 }

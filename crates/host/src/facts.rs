@@ -2,13 +2,18 @@
 
 use crate::atomic::{FileError, failed};
 use crate::command::{self, CommandError, LIMIT};
-use std::collections::BTreeMap;
+use phalanx_model::PhpVersion;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The packages whose versions are reported.
-const PACKAGES: [&str; 8] =
-    ["phalanx", "apache2-bin", "php8.2-fpm", "php8.4-fpm", "nftables", "nfs-kernel-server", "nfs-common", "systemd"];
+const PACKAGES: [&str; 7] =
+    ["phalanx", "apache2-bin", "php[0-9]*-fpm", "nftables", "nfs-kernel-server", "nfs-common", "systemd"];
+
+/// Where PHP's daemons are, one for each version: `php-fpm8.2`. `phalanx-php@.service` starts them from here.
+const PHP_DAEMONS: &str = "/usr/sbin";
+const PHP_DAEMON: &str = "php-fpm";
 
 /// The kernel's boot id: it changes when the machine is started anew. A container has one of its own.
 ///
@@ -36,6 +41,21 @@ pub async fn versions() -> Result<BTreeMap<String, String>, CommandError> {
     Ok(text.lines().filter_map(version).collect())
 }
 
+/// The versions of PHP that are installed, by the daemons that run them.
+///
+/// # Errors
+/// The directory with the daemons can't be read.
+pub fn php_versions() -> Result<BTreeSet<PhpVersion>, FileError> {
+    let directory = Path::new(PHP_DAEMONS);
+    let entries = std::fs::read_dir(directory).map_err(failed(directory, "listing"))?;
+    Ok(entries.filter_map(|entry| php_of(entry.ok()?.file_name().to_str()?)).collect())
+}
+
+/// The version that a daemon's file name tells.
+fn php_of(program: &str) -> Option<PhpVersion> {
+    program.strip_prefix(PHP_DAEMON)?.parse().ok()
+}
+
 /// Milliseconds of CLOCK_BOOTTIME, which no one sets and which goes on while the machine sleeps.
 pub fn boottime_ms() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -45,4 +65,17 @@ pub fn boottime_ms() -> u64 {
 /// Seconds since 1970, for people alone.
 pub fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemons_name_tells_its_version() {
+        assert_eq!(php_of("php-fpm8.2").as_ref().map(PhpVersion::as_str), Some("8.2"));
+        for other in ["php-fpm", "php-fpm8", "php-fpm8.2.old", "php8.2", "php-fpmphp-fpm8.2"] {
+            assert_eq!(php_of(other), None, "{other}");
+        }
+    }
 }

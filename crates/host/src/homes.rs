@@ -11,7 +11,7 @@ use phalanx_plan::guard_config::PROBE_DIRECTORY;
 use phalanx_plan::spec::KeptShare;
 use phalanx_plan::steps::observed::SeenShare;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Mode, OFlags, ResolveFlags, fchmod, fchown, fstat, mkdirat, openat2, renameat};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, fchmod, fchown, fstat, mkdirat, openat2, renameat, statat};
 use rustix::io::Errno;
 use std::path::{Path, PathBuf};
 
@@ -75,6 +75,11 @@ pub fn keep_share(share: &KeptShare) -> Result<(), FileError> {
 
 /// Makes what is missing of an account's home: the home, its parts, and these document roots (paths below the home).
 ///
+/// What the customer put in a directory's place, such as a symbolic link to where the site really lies, is the customer's choice and
+/// stays: httpd follows it as the account.
+///
+/// Says whether there was a home already and it was root's: what somebody took from its account, or what a crash left half made.
+///
 /// # Errors
 /// The file system's words, or the home is another's.
 pub fn make_home<'r>(
@@ -82,11 +87,14 @@ pub fn make_home<'r>(
     account: &Name,
     uid: Uid,
     document_roots: impl Iterator<Item = &'r str>,
-) -> Result<(), HomeError> {
+) -> Result<bool, HomeError> {
     let homes_path = share_root.join(HOMES);
     let homes = open_root(&homes_path)?;
+    let was_roots = statat(&homes, account.as_str(), AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|seen| seen.st_uid == 0);
     let home_path = homes_path.join(account.as_str());
-    let home = enter(&homes, account.as_str(), 0o750, uid, &home_path)?;
+    let not_a_directory =
+        || HomeError::File { path: home_path.clone(), what: "opening the directory", source: Errno::NOTDIR.into() };
+    let home = enter(&homes, account.as_str(), 0o750, uid, &home_path)?.ok_or_else(not_a_directory)?;
     for (part, mode) in PARTS {
         enter(&home, part, mode, uid, &home_path.join(part))?;
     }
@@ -96,10 +104,11 @@ pub fn make_home<'r>(
             home.try_clone().map_err(|source| HomeError::File { path: path.clone(), what: "opening", source })?;
         for part in document_root.split('/') {
             path.push(part);
-            at = enter(&at, part, 0o750, uid, &path)?;
+            let Some(entered) = enter(&at, part, 0o750, uid, &path)? else { break };
+            at = entered;
         }
     }
-    Ok(())
+    Ok(was_roots)
 }
 
 /// Moves a home aside, to a name that tells when; one that is not there is fine.
@@ -141,14 +150,25 @@ fn open_beneath(at: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
     openat2(at, name, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
 }
 
-/// Opens the directory `name` below `at`, making it where it is missing; what root made and has not yet given away goes to `uid`.
-fn enter(at: impl AsFd, name: &str, mode: u32, uid: Uid, path: &Path) -> Result<OwnedFd, HomeError> {
+/// Opens the directory `name` below `at`, making it where it is missing; what root made and has not yet given away goes to `uid`. None where
+/// something else that belongs to `uid` has the name.
+fn enter(at: impl AsFd, name: &str, mode: u32, uid: Uid, path: &Path) -> Result<Option<OwnedFd>, HomeError> {
     let failed = |what| move |errno: Errno| HomeError::File { path: path.to_owned(), what, source: errno.into() };
     match mkdirat(&at, name, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(failed("making the directory")(errno)),
     }
-    let opened = open_beneath(&at, name).map_err(failed("opening the directory"))?;
+    let opened = match open_beneath(&at, name) {
+        Err(Errno::LOOP | Errno::NOTDIR) => {
+            let owner = statat(&at, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("looking at it"))?.st_uid;
+            return if owner == uid.get() {
+                Ok(None)
+            } else {
+                Err(HomeError::Foreign { path: path.to_owned(), owner, uid })
+            };
+        }
+        opened => opened.map_err(failed("opening the directory"))?,
+    };
     match fstat(&opened).map_err(failed("looking at it"))?.st_uid {
         owner if owner == uid.get() => {}
         0 => {
@@ -158,7 +178,7 @@ fn enter(at: impl AsFd, name: &str, mode: u32, uid: Uid, path: &Path) -> Result<
         }
         owner => return Err(HomeError::Foreign { path: path.to_owned(), owner, uid }),
     }
-    Ok(opened)
+    Ok(Some(opened))
 }
 
 #[cfg(test)]
@@ -200,10 +220,17 @@ mod tests {
         share(root.path());
         let (name, uid) = account();
         make_home(root.path(), &name, uid, std::iter::empty()).expect("made");
-        symlink(outside.path(), root.path().join("home/alice/sites/www.example.org")).expect("linked");
-        let error =
-            make_home(root.path(), &name, uid, ["sites/www.example.org/public"].into_iter()).expect_err("refused");
-        assert!(matches!(error, HomeError::File { .. }), "{error}");
+        let link = root.path().join("home/alice/sites/www.example.org");
+        symlink(outside.path(), &link).expect("linked");
+        let make = || make_home(root.path(), &name, uid, ["sites/www.example.org/public", "sites/b"].into_iter());
+        let error = make().expect_err("a link that is not the customer's");
+        assert!(matches!(error, HomeError::Foreign { .. }), "{error}");
+        std::os::unix::fs::lchown(&link, Some(uid.get()), Some(uid.get())).expect("given to the customer");
+        assert!(!make().expect("the customer's own choice"), "nobody took it");
+        std::os::unix::fs::chown(root.path().join("home/alice"), Some(0), Some(0)).expect("taken");
+        assert!(make().expect("given back"), "somebody took it");
+        assert!(!make().expect("it is the account's"));
+        assert!(root.path().join("home/alice/sites/b").is_dir(), "the other site has its place");
         assert_eq!(std::fs::read_dir(outside.path()).expect("listed").count(), 0);
         assert_eq!(outside.path().metadata().expect("there").uid(), 0);
     }

@@ -1,10 +1,11 @@
-//! The accounts' nftables table, through nft(8).
+//! Our nftables tables, through nft(8): the accounts', and the balancer's as far as it is removed here.
 
 use crate::command::{self, CommandError, LIMIT};
 use phalanx_model::Uid;
+use phalanx_plan::balance::table::TABLE as BALANCER;
 use std::path::Path;
 
-/// The table's family and name.
+/// The accounts' table: its family and name.
 pub const TABLE: [&str; 2] = ["inet", "phalanx_accounts"];
 
 /// The most elements that one command line adds.
@@ -50,7 +51,24 @@ pub async fn check(file: &Path) -> Result<(), CommandError> {
     command::succeed("nft", &["--check", "--file", &file.to_string_lossy()], LIMIT).await.map(drop)
 }
 
-/// Removes the table.
+/// Whether there is a balancer's table.
+///
+/// # Errors
+/// nft can't be run.
+pub async fn has_balancer_table() -> Result<bool, CommandError> {
+    let tables = command::succeed("nft", &["list", "tables", "ip"], LIMIT).await?;
+    Ok(tables.lines().any(|line| line == format!("table ip {BALANCER}")))
+}
+
+/// Removes the balancer's table: connections from outside are translated no more.
+///
+/// # Errors
+/// nft's words.
+pub async fn remove_balancer_table() -> Result<(), CommandError> {
+    command::succeed("nft", &["delete", "table", "ip", BALANCER], LIMIT).await.map(drop)
+}
+
+/// Removes the accounts' table.
 ///
 /// # Errors
 /// nft's words.

@@ -5,13 +5,15 @@ use std::path::Path;
 /// Where this machine's own pressure is found: a container's in its cgroup, a machine's in `/proc`.
 const PLACES: [&str; 3] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/proc/pressure"];
 
-/// One resource's `some` line: at least one task waited.
+/// One resource's pressure.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Stalled {
-    /// The share of the last ten seconds, in percent.
+    /// The part of the last ten seconds in which some task waited, in percent.
     pub avg10_percent: f32,
-    /// All stalled time, in microseconds.
-    pub total_us: u64,
+    /// All time in which some task waited, in microseconds.
+    pub some_total_us: u64,
+    /// All time in which all tasks waited, in microseconds; 0 where the kernel does not tell it.
+    pub full_total_us: u64,
 }
 
 /// Reads the pressure of `resource`: `cpu`, `memory` or `io`. None where the kernel does not tell it.
@@ -22,11 +24,17 @@ pub fn read(resource: &str) -> Option<Stalled> {
     })
 }
 
-/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`
+/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, and a line `full` of the same form.
 fn parse(text: &str) -> Option<Stalled> {
-    let line = text.lines().find_map(|line| line.strip_prefix("some "))?;
-    let value = |key: &str| line.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
-    Some(Stalled { avg10_percent: value("avg10")?.parse().ok()?, total_us: value("total")?.parse().ok()? })
+    let value = |line: &str, key: &str| {
+        let words = text.lines().find_map(|text| text.strip_prefix(line))?;
+        words.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned)
+    };
+    Some(Stalled {
+        avg10_percent: value("some", "avg10")?.parse().ok()?,
+        some_total_us: value("some", "total")?.parse().ok()?,
+        full_total_us: value("full", "total").and_then(|text| text.parse().ok()).unwrap_or(0),
+    })
 }
 
 #[cfg(test)]
@@ -34,9 +42,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_some_line_counts() {
-        let text = "some avg10=30.91 avg60=9.72 avg300=12.14 total=176552024\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n";
-        assert_eq!(parse(text), Some(Stalled { avg10_percent: 30.91, total_us: 176_552_024 }));
+    fn both_lines_count() {
+        let text = "some avg10=30.91 avg60=9.72 avg300=12.14 total=176552024\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=31\n";
+        let stalled = Stalled { avg10_percent: 30.91, some_total_us: 176_552_024, full_total_us: 31 };
+        assert_eq!(parse(text), Some(stalled));
         assert_eq!(parse(""), None);
     }
 }

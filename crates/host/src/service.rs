@@ -58,6 +58,18 @@ pub async fn start_agent() -> Result<(), CommandError> {
     command::succeed("systemctl", &["enable", "--quiet", "--now", "phalanx-agent.service"], START_LIMIT).await.map(drop)
 }
 
+/// Has systemd start the agent anew, also at the next boots.
+///
+/// # Errors
+/// systemd's words.
+pub async fn restart_agent() -> Result<(), CommandError> {
+    start_agent().await?;
+    if !std::path::Path::new("/run/systemd/system").exists() {
+        return Ok(());
+    }
+    command::succeed("systemctl", &["restart", "phalanx-agent.service"], START_LIMIT).await.map(drop)
+}
+
 /// Has a unit read its files again.
 ///
 /// # Errors
@@ -89,7 +101,9 @@ const HTTPD_UNITS: [&str; 2] = ["phalanx-httpd@", "phalanx-httpd-alt@"];
 /// systemd does not answer.
 pub async fn accounts_awake() -> Result<Vec<Uid>, CommandError> {
     let patterns = HTTPD_UNITS.map(|name| format!("{name}*.service"));
-    let args = ["list-units", "--plain", "--no-legend", "--full", "--state=active", &patterns[0], &patterns[1]];
+    // One that is being started may have read its files already.
+    let states = "--state=active,activating,reloading";
+    let args = ["list-units", "--plain", "--no-legend", "--full", states, &patterns[0], &patterns[1]];
     let text = command::succeed("systemctl", &args, LIMIT).await?;
     let uid = |line: &str| {
         let unit = line.split_whitespace().next()?.strip_suffix(".service")?;
@@ -98,6 +112,23 @@ pub async fn accounts_awake() -> Result<Vec<Uid>, CommandError> {
     };
     let awake: BTreeSet<Uid> = text.lines().filter_map(uid).collect();
     Ok(awake.into_iter().collect())
+}
+
+/// Which of the two units of [`httpd_units`] run for an account, or are being started.
+///
+/// # Errors
+/// systemd does not answer.
+pub async fn httpds_active(uid: Uid) -> Result<[bool; 2], CommandError> {
+    let [main, other] = httpd_units(uid);
+    let ended = command::run("systemctl", &["is-active", &main, &other], LIMIT).await?;
+    let is_active = |word: &str| matches!(word, "active" | "activating" | "reloading");
+    match ended.stdout.lines().collect::<Vec<_>>()[..] {
+        [main, other] => Ok([is_active(main), is_active(other)]),
+        _ => {
+            let why = format!("{:?}, not two states; {}", ended.stdout, ended.stderr.trim());
+            Err(CommandError::Answer { line: format!("systemctl is-active {main} {other}"), why })
+        }
+    }
 }
 
 /// Whether the unit is active; asked for one account's daemons.
@@ -124,6 +155,17 @@ pub async fn stop_unit(unit: &str) -> Result<(), CommandError> {
     command::succeed("systemctl", &["stop", "--no-block", unit], LIMIT).await.map(drop)
 }
 
+/// The main process of a unit that is ending.
+///
+/// # Errors
+/// systemd does not answer.
+pub async fn ending(unit: &str) -> Result<Option<i32>, CommandError> {
+    let text = command::succeed("systemctl", &["show", "--property=ActiveState,MainPID", unit], LIMIT).await?;
+    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let is_ending = value("ActiveState") == Some("deactivating");
+    Ok(value("MainPID").filter(|_| is_ending).and_then(|pid| pid.parse().ok()).filter(|pid| *pid > 0))
+}
+
 /// Has the PHP of one account, if it runs, read its files again.
 ///
 /// # Errors
@@ -133,7 +175,7 @@ pub async fn reload_php(uid: Uid) -> Result<(), CommandError> {
     command::succeed("systemctl", &["try-reload-or-restart", &php], START_LIMIT).await.map(drop)
 }
 
-/// Ends all that runs for one account.
+/// Ends all that runs for one account, at once: it is removed, and others' changes wait behind this.
 ///
 /// # Errors
 /// systemd's words.
@@ -141,7 +183,14 @@ pub async fn end_account(uid: Uid) -> Result<(), CommandError> {
     let [httpd, other] = httpd_units(uid);
     let (php, socket) = (format!("phalanx-php@{uid}.service"), format!("phalanx-php@{uid}.socket"));
     let slice = format!("phalanx-account-{uid}.slice");
-    command::succeed("systemctl", &["stop", &httpd, &other, &socket, &php, &slice], STOP_LIMIT).await.map(drop)
+    let units = [&*httpd, &other, &socket, &php, &slice];
+    // Told to stop first, so that nothing starts it anew; then no request is waited for.
+    command::succeed("systemctl", &[&["stop", "--no-block"][..], &units].concat(), LIMIT).await?;
+    let killed = command::run("systemctl", &["kill", "--signal=SIGKILL", &slice], LIMIT).await?;
+    if !killed.status.success() {
+        tracing::debug!(%uid, why = killed.stderr.trim(), "nothing of the account ran");
+    }
+    command::succeed("systemctl", &[&["stop"][..], &units].concat(), STOP_LIMIT).await.map(drop)
 }
 
 /// Ends all that runs for all accounts.

@@ -15,6 +15,7 @@ use rustix::mount::{MountFlags, mount};
 
 use crate::cgroup::{Group, Lowered, Pace};
 use crate::enter::{self, Background};
+use crate::faults::Faults;
 use crate::storage::Mounted;
 use crate::topology::{self, Host, Storage};
 use crate::{network, tools};
@@ -56,16 +57,6 @@ pub struct Container {
     lowered: Vec<Lowered>,
 }
 
-/// What is done to a running host. Killing it ends all of it but the pace.
-#[derive(Clone, Copy, Debug, Default)]
-struct Faults {
-    frozen: bool,
-    cut: bool,
-    pace: Option<u32>,
-    hung: bool,
-    lost: bool,
-}
-
 impl Container {
     /// Makes the host's disk and control groups. Runs nothing yet.
     pub fn make(host: Host, parts: Parts) -> Result<Self> {
@@ -104,18 +95,7 @@ impl Container {
         if launcher.try_wait()?.is_some() {
             return Ok("ended by itself".to_owned());
         }
-        let Faults { frozen, cut, pace, hung, lost } = self.faults;
-        let pace = pace.map(|percent| format!("paced {percent}%"));
-        let named = |is: bool, name: &str| is.then(|| name.to_owned());
-        let parts = [
-            named(frozen, "frozen"),
-            named(cut, "cut"),
-            pace,
-            named(hung, "storage hung"),
-            named(lost, "storage lost"),
-        ];
-        let state = parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
-        Ok(if state.is_empty() { "running".to_owned() } else { state })
+        Ok(self.faults.to_string())
     }
 
     /// Gives it power and waits until all its services have started.
@@ -197,7 +177,7 @@ impl Container {
         }
         self.group.kill(KILL_LIMIT)?;
         launcher.wait().context("cannot wait for systemd-nspawn")?;
-        self.faults = Faults { pace: self.faults.pace, ..Faults::default() };
+        self.faults = self.faults.after_kill();
         Ok(())
     }
 
@@ -220,10 +200,7 @@ impl Container {
     /// Limits its CPU time, also over a kill and boot.
     pub fn set_pace(&mut self, pace: Pace) -> Result<()> {
         self.group.pace(pace, &mut self.lowered)?;
-        self.faults.pace = match pace {
-            Pace::Max => None,
-            Pace::Percent(percent) => Some(percent),
-        };
+        self.faults = self.faults.at(pace);
         Ok(())
     }
 

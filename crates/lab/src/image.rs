@@ -1,5 +1,6 @@
 //! The images that hosts are layers over, each made once and kept under a name with a hash of what it is made of: the
-//! base (Debian with the packages of `lab/packages/base.txt`) and above it the product, installed from its package.
+//! base (Debian with the packages of `lab/packages/base.txt`, and a second version of PHP from a newer Debian) and above it the
+//! product, installed from its package.
 //!
 //! Images are made under another name and renamed when complete, so one that exists is whole. Callers at the same time
 //! wait for each other. Packages come from where the machine's own apt gets them.
@@ -15,6 +16,9 @@ use crate::{paths, tools};
 
 /// How many images of each kind are kept, the newest.
 const KEPT: usize = 2;
+
+/// The release of Debian that the hosts' second version of PHP is of.
+const SECOND_PHP_SUITE: &str = "trixie";
 
 /// Installs a package (the fifth argument) into an overlay of the first over the second argument. The overlay exists in the
 /// namespace of this shell alone, and is gone with it. The devices are its own, so that no script of the package can
@@ -34,40 +38,49 @@ const INSTALL: &str = r#"set -e
     export DEBIAN_FRONTEND=noninteractive
     exec chroot "$4" dpkg --install /mnt/phalanx.deb"#;
 
-/// The base image's root directory; made if it does not exist, which takes one to two minutes.
+/// The base image's root directory; made if it does not exist, which takes about two minutes.
 pub fn base() -> Result<PathBuf> {
-    let list = paths::sources().join("packages/base.txt");
-    let prepare = paths::sources().join("packages/prepare.sh");
-    let packages = read_packages(&list)?;
+    let [prepare, lay_php] = ["prepare.sh", "second-php.sh"].map(|name| paths::sources().join("packages").join(name));
+    let packages = read_packages("base.txt")?;
+    let php_packages = read_packages("second-php.txt")?;
     let suite = machine_suite()?;
-    let script = fs::read_to_string(&prepare).with_context(|| format!("cannot read {}", prepare.display()))?;
-    let hash = hash_text(&format!("{suite}\n{}\n{script}", packages.join("\n")));
+    let mut made_of = format!("{suite}\n{}\n{SECOND_PHP_SUITE}\n{}", packages.join("\n"), php_packages.join("\n"));
+    for script in [&prepare, &lay_php] {
+        made_of += &fs::read_to_string(script).with_context(|| format!("cannot read {}", script.display()))?;
+    }
+    let hash = hash_text(&made_of);
     cached("base", &hash, |place| {
         eprintln!(
             "lab: making the base image, once (Debian {suite}, {} packages and what they need) ...",
             packages.len()
         );
         let begin = Instant::now();
-        let sources = place.with_extension("sources");
-        write_sources(&suite, &sources)?;
-        // In a mount namespace of its own, so that no mount is left in the image if this is interrupted.
-        let mut command = tools::command("unshare")?;
-        command.args(["--mount", "mmdebstrap", "--mode=root", "--variant=minbase"]);
-        command.arg("--aptopt=Apt::Install-Recommends \"false\"");
-        command.arg(format!("--include={}", packages.join(",")));
-        command.arg(format!("--customize-hook=sh {} \"$1\"", prepare.display()));
-        command.arg(&suite).arg(place);
-        for file in [sources.with_extension("deb822.sources"), sources.with_extension("lines.list")] {
-            if file.exists() {
-                command.arg(file);
-            }
-        }
-        command.stdin(Stdio::null());
-        let status = command.status().context("cannot start mmdebstrap")?;
-        ensure!(status.success(), "mmdebstrap ended with {status}; its words are above");
+        let php = place.with_extension("php");
+        let unpacked = ["--variant=extract".to_owned()];
+        bootstrap(SECOND_PHP_SUITE, &suite, &php_packages, &unpacked, &php)?;
+        let installed = [
+            "--variant=minbase".to_owned(),
+            format!("--customize-hook=sh {} \"$1\"", prepare.display()),
+            format!("--customize-hook=sh {} \"$1\" {}", lay_php.display(), php.display()),
+        ];
+        bootstrap(&suite, &suite, &packages, &installed, place)?;
         eprintln!("lab: the base image is ready after {:.0} s", begin.elapsed().as_secs_f64());
         Ok(())
     })
+}
+
+/// Has mmdebstrap put packages of Debian's release `suite`, and what they need, into `place`; from where the machine, whose own release is
+/// `machine`, has its packages.
+fn bootstrap(suite: &str, machine: &str, packages: &[String], options: &[String], place: &Path) -> Result<()> {
+    let sources = place.with_extension(format!("{suite}-sources"));
+    // In a mount namespace of its own, so that no mount is left in the image if this is interrupted.
+    let mut command = tools::command("unshare")?;
+    command.args(["--mount", "mmdebstrap", "--mode=root", "--aptopt=Apt::Install-Recommends \"false\""]);
+    command.args(options).arg(format!("--include={}", packages.join(",")));
+    command.arg(suite).arg(place).args(write_sources(suite, machine, &sources)?).stdin(Stdio::null());
+    let status = command.status().context("cannot start mmdebstrap")?;
+    ensure!(status.success(), "mmdebstrap ended with {status}; its words are above");
+    Ok(())
 }
 
 /// The product's layer over `base`: what installing the package `deb` writes. Made if it does not exist.
@@ -109,7 +122,7 @@ pub fn layers(bare: bool, deb: Option<&Path>) -> Result<Vec<PathBuf>> {
 
 /// The newest package of the product that was built.
 pub fn newest_deb() -> Result<PathBuf> {
-    let folder = paths::target().join("debian");
+    let folder = paths::target().join("package");
     let mut debs = Vec::new();
     for entry in fs::read_dir(&folder).into_iter().flatten() {
         let entry = entry?;
@@ -195,8 +208,10 @@ fn remove_old(folder: &Path, kind: &str) -> Result<()> {
     Ok(())
 }
 
-fn read_packages(list: &Path) -> Result<Vec<String>> {
-    let text = fs::read_to_string(list).with_context(|| format!("cannot read {}", list.display()))?;
+/// The packages that a list of `lab/packages` names.
+fn read_packages(list: &str) -> Result<Vec<String>> {
+    let list = paths::sources().join("packages").join(list);
+    let text = fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
     let packages: Vec<_> = lines.filter(|line| !line.is_empty()).map(String::from).collect();
     let plain = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
@@ -214,11 +229,11 @@ fn machine_suite() -> Result<String> {
     Ok(name.trim_matches('"').to_owned())
 }
 
-/// Collects those of the machine's apt sources that are of Debian's release `suite`, in both formats that apt knows.
-/// Archives of others (whose keys would be missing in the image) are left out.
-fn write_sources(suite: &str, path: &Path) -> Result<()> {
-    let of_suite = |word: &str| {
-        let rest = word.strip_prefix(suite);
+/// Collects those of the machine's apt sources that are of its own release of Debian, `machine`, in both formats that apt knows, and
+/// writes them for the release `suite`. Archives of others (whose keys would be missing in the image) are left out. Returns the files.
+fn write_sources(suite: &str, machine: &str, path: &Path) -> Result<Vec<PathBuf>> {
+    let of_machine = |word: &str| {
+        let rest = word.strip_prefix(machine);
         rest.is_some_and(|rest| matches!(rest, "" | "-updates" | "-security" | "/updates"))
     };
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
@@ -232,22 +247,25 @@ fn write_sources(suite: &str, path: &Path) -> Result<()> {
         if file.extension().is_some_and(|extension| extension == "sources") {
             let wanted = |stanza: &&str| {
                 let suites = stanza.lines().find_map(|line| line.strip_prefix("Suites:"));
-                suites.is_some_and(|suites| suites.split_whitespace().all(of_suite))
+                suites.is_some_and(|suites| suites.split_whitespace().all(of_machine))
             };
             stanzas.extend(text.split("\n\n").filter(wanted).map(|stanza| stanza.trim().to_owned()));
         } else {
-            let wanted = |line: &&str| line.starts_with("deb ") && line.split_whitespace().any(of_suite);
+            let wanted = |line: &&str| line.starts_with("deb ") && line.split_whitespace().any(of_machine);
             lines.extend(text.lines().filter(wanted).map(String::from));
         }
     }
-    ensure!(!stanzas.is_empty() || !lines.is_empty(), "apt on this machine has no sources for Debian {suite}");
-    if !stanzas.is_empty() {
-        fs::write(path.with_extension("deb822.sources"), stanzas.join("\n\n") + "\n")?;
+    ensure!(!stanzas.is_empty() || !lines.is_empty(), "apt on this machine has no sources for Debian {machine}");
+    let mut written = Vec::new();
+    for (entries, between, extension) in [(stanzas, "\n\n", "sources"), (lines, "\n", "list")] {
+        if !entries.is_empty() {
+            let file = path.with_extension(extension);
+            let text = entries.join(between).replace(machine, suite) + "\n";
+            fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+            written.push(file);
+        }
     }
-    if !lines.is_empty() {
-        fs::write(path.with_extension("lines.list"), lines.join("\n") + "\n")?;
-    }
-    Ok(())
+    Ok(written)
 }
 
 fn hash_file(path: &Path) -> Result<String> {

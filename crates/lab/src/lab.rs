@@ -1,29 +1,21 @@
-//! A lab from the outside: bringing one up, finding one that runs, and doing things to its hosts.
+//! A lab from the outside: bringing one up, finding one that runs, keeping evidence of what failed in it, ending it.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use crate::cgroup::{Group, Pace};
-use crate::enter::{self, Background, Output};
+use crate::cgroup::Group;
 use crate::guest::kernel::Kernel;
-use crate::guest::{self, Shell};
+use crate::host::Host;
 use crate::protocol::{self, Action, HostStatus, Progress, Request};
 use crate::topology::{self, Kind, Topology};
-use crate::{forward, image, paths, tools};
-
-/// How long a command in a host may take if nothing else is said.
-const RUN_LIMIT: Duration = Duration::from_secs(60);
-
-/// How long a guest may take to tell its journal.
-const JOURNAL_LIMIT: Duration = Duration::from_secs(20);
+use crate::{guest, image, paths, tools};
 
 /// How long a lab may take to end before it is killed.
 const END_LIMIT: Duration = Duration::from_secs(15);
@@ -139,12 +131,7 @@ impl Lab {
 
     /// The host called `name`.
     pub fn host(&self, name: &str) -> Result<Host<'_>> {
-        let topology::Host { name, kind, .. } = self.topology.host(name)?;
-        let inside = match kind {
-            Kind::Container => Inside::Container(Group::named(&self.name, name)),
-            Kind::Guest => Inside::Guest(guest::machine::directory(&self.run, name)),
-        };
-        Ok(Host { lab: self, name, inside })
+        Ok(Host::of(self, self.topology.host(name)?))
     }
 
     /// All hosts, in the topology's order.
@@ -182,33 +169,52 @@ impl Lab {
         }
     }
 
-    /// Collects the journals and consoles of all hosts, also of killed and frozen ones, into a folder and returns it.
+    /// Collects the journals and consoles of all hosts, also of killed and frozen ones, into a folder with the lab's name below
+    /// `target/lab-failures` and returns it.
+    ///
+    /// # Errors
+    /// The folder can't be written, or the lab has ended. What a single host can't give stands in its file instead.
     pub fn journals(&self) -> Result<PathBuf> {
-        let folder = paths::built().join("failures").join(&self.name);
+        self.collect(&self.name)
+    }
+
+    /// The error of a test that failed in this lab, with the name of the folder that has the hosts' journals: it is called as the
+    /// test, `target/lab-failures/TEST`.
+    pub fn failed(&self, error: anyhow::Error) -> anyhow::Error {
+        match self.collect(&test_name().unwrap_or_else(|| self.name.clone())) {
+            Ok(folder) => error.context(format!("the journals of the hosts are in {}", folder.display())),
+            Err(other) => error.context(format!("the journals of the hosts could not be collected: {other:#}")),
+        }
+    }
+
+    fn collect(&self, folder: &str) -> Result<PathBuf> {
+        let folder = paths::failures().join(folder);
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let disks = PathBuf::from(format!("/proc/{}/root/run/lab", self.supervisor()?));
         for host in self.hosts()? {
-            let (journal, console) = match &host.inside {
-                Inside::Container(_) => journal_on_disk(&disks.join(host.name), &self.run, host.name),
-                Inside::Guest(directory) => journal_of_guest(directory),
-            };
-            let journal = journal.unwrap_or_else(|error| format!("{error:#}"));
-            fs::write(folder.join(format!("{}.journal", host.name)), journal)?;
-            fs::copy(&console, folder.join(format!("{}.console", host.name)))
-                .with_context(|| format!("cannot copy {}", console.display()))?;
+            let (journal, console) = host.journal(&disks);
+            fs::write(folder.join(format!("{}.journal", host.name())), words(journal))?;
+            let console = fs::read(&console).with_context(|| format!("cannot read {}", console.display()));
+            let console = console.unwrap_or_else(|error| format!("{error:#}").into_bytes());
+            fs::write(folder.join(format!("{}.console", host.name())), console)?;
         }
         fs::copy(self.run.join("supervisor.log"), folder.join("supervisor.log"))?;
         Ok(folder)
     }
 
     /// The process that holds the lab, in the caller's PID namespace.
-    fn supervisor(&self) -> Result<i32> {
+    pub(crate) fn supervisor(&self) -> Result<i32> {
         let stream = protocol::connect(&self.run)?;
         let peer = rustix::net::sockopt::socket_peercred(&stream).context("cannot tell who the supervisor is")?;
         Ok(peer.pid.as_raw_nonzero().get())
     }
 
-    fn act(&self, host: &str, action: Action) -> Result<()> {
+    /// Where the lab keeps what its hosts leave.
+    pub(crate) fn run_directory(&self) -> &Path {
+        &self.run
+    }
+
+    pub(crate) fn act(&self, host: &str, action: Action) -> Result<()> {
         protocol::ask(&self.run, &Request::Act { host: host.to_owned(), action })
     }
 
@@ -234,10 +240,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         let Some(keeper) = self.keeper.take() else { return };
         if thread::panicking() {
-            match self.journals() {
-                Ok(folder) => eprintln!("lab: the journals of the hosts are in {}", folder.display()),
-                Err(error) => eprintln!("lab: cannot collect the journals: {error:#}"),
-            }
+            eprintln!("lab: {:#}", self.failed(anyhow!("a test panicked")));
         }
         if let Err(error) = keeper.end() {
             eprintln!("lab: {error:#}");
@@ -262,198 +265,23 @@ impl Keeper {
     }
 }
 
-/// A container's journal, read from its disk rather than inside, since it may be dead; and where its console is.
-fn journal_on_disk(disk: &Path, run: &Path, name: &str) -> (Result<String>, PathBuf) {
-    let directory = format!("--directory={}", disk.join("root/var/log/journal").display());
-    let journal = tools::run("journalctl", ["--no-pager", "--output=short-precise", "--quiet", &directory]);
-    (journal, run.join(format!("{name}.console")))
-}
-
-/// A guest's journal, which only the guest can read; and where its console is, which a dead one has left too.
-fn journal_of_guest(directory: &Path) -> (Result<String>, PathBuf) {
-    let line = "journalctl --no-pager --output=short-precise --quiet";
-    let journal = Shell::of(directory).run(line, b"", JOURNAL_LIMIT).and_then(Output::text);
-    (journal, directory.join(guest::CONSOLE))
-}
-
 /// Brings a lab up, lets `test` do what it wants with it, and ends it. If `test` fails, the journals of the hosts are
 /// collected first, and the failure says where they are.
 pub fn scenario(options: &Options, test: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
     let lab = Lab::up(options)?;
-    let result = test(&lab);
-    let result = result.map_err(|error| match lab.journals() {
-        Ok(folder) => error.context(format!("the journals of the hosts are in {}", folder.display())),
-        Err(other) => error.context(format!("the journals of the hosts could not be collected: {other:#}")),
-    });
+    let result = test(&lab).map_err(|error| lab.failed(error));
     result.and(lab.down())
 }
 
-/// One host of a lab.
-#[derive(Clone, Debug)]
-pub struct Host<'a> {
-    lab: &'a Lab,
-    name: &'a str,
-    inside: Inside,
+/// The name of the test that this thread runs, without its modules.
+fn test_name() -> Option<String> {
+    let thread = thread::current();
+    let name = thread.name().filter(|name| *name != "main")?;
+    name.rsplit("::").next().map(str::to_owned)
 }
 
-/// The way into a host.
-#[derive(Clone, Debug)]
-enum Inside {
-    /// Through its control groups into its namespaces.
-    Container(Group),
-    /// Through the shell that its directory has.
-    Guest(PathBuf),
-}
-
-impl Host<'_> {
-    /// Its name.
-    pub fn name(&self) -> &str {
-        self.name
-    }
-
-    /// Whether it has a kernel of its own, and is entered without a terminal.
-    pub fn is_guest(&self) -> bool {
-        matches!(self.inside, Inside::Guest(_))
-    }
-
-    /// Runs a line of shell as root in the host, for at most 60 s. Any exit status is an `Ok`.
-    pub fn run(&self, line: &str) -> Result<Output> {
-        self.run_for(RUN_LIMIT, line)
-    }
-
-    /// As [`Host::run`], for at most `limit`.
-    pub fn run_for(&self, limit: Duration, line: &str) -> Result<Output> {
-        let output = match &self.inside {
-            Inside::Container(_) => self.spawn(line)?.wait(limit),
-            Inside::Guest(directory) => Shell::of(directory).run(line, b"", limit).with_context(|| format!("`{line}`")),
-        };
-        output.with_context(|| format!("on {}", self.name))
-    }
-
-    /// As [`Host::run`], but an exit status other than 0 is an error with the command's words. Returns what it wrote,
-    /// without the white space around it.
-    pub fn text(&self, line: &str) -> Result<String> {
-        self.run(line)?.text().with_context(|| format!("`{line}` on {}", self.name))
-    }
-
-    /// Starts a line of shell in the host that goes on while the test does other things. On a guest its output comes as a
-    /// whole at its end, and dropping or stopping the [`Background`] leaves it running in the guest, for an hour at most:
-    /// give it an end of its own.
-    pub fn spawn(&self, line: &str) -> Result<Background> {
-        self.start(&["sh", "-c", line], &[])
-    }
-
-    /// Runs a program with exactly these words, without a shell, with `input` as its standard input, for at most 60 s.
-    pub fn exec(&self, words: &[&str], input: &[u8]) -> Result<Output> {
-        let output = match &self.inside {
-            Inside::Container(_) => self.start(words, input)?.wait(RUN_LIMIT),
-            Inside::Guest(directory) => Shell::of(directory).run(&enter::quoted(words), input, RUN_LIMIT),
-        };
-        output.with_context(|| format!("on {}", self.name))
-    }
-
-    /// Writes a file with mode 0644 in the host; folders above it are made.
-    pub fn write_file(&self, path: &str, bytes: &[u8]) -> Result<()> {
-        let script = "umask 022 && mkdir -p -- \"$(dirname -- \"$1\")\" && cat > \"$1\"";
-        // Input that is empty would leave the command without a pipe to read from, and /dev/null does as well.
-        let output = self.exec(&["sh", "-c", script, "write", path], bytes)?;
-        output.text().map(drop).with_context(|| format!("cannot write {path} on {}", self.name))
-    }
-
-    /// The command that runs `words` in the host with the caller's own standard input and outputs. On a guest it has no terminal:
-    /// the input is read to its end before, and the outputs come at the end.
-    pub fn command(&self, words: &[&str]) -> Result<Command> {
-        match &self.inside {
-            Inside::Container(group) => {
-                enter::command(group, words).with_context(|| format!("cannot enter {}", self.name))
-            }
-            Inside::Guest(directory) => {
-                let mut command = Command::new(paths::program()?);
-                command.arg("enter-guest").arg(directory).arg("--").args(words);
-                Ok(command)
-            }
-        }
-    }
-
-    /// Takes its power: see [`Action::Kill`].
-    pub fn kill(&self) -> Result<()> {
-        self.act(Action::Kill)
-    }
-
-    /// Gives it power again and waits until it is up: see [`Action::Boot`].
-    pub fn boot(&self) -> Result<()> {
-        self.act(Action::Boot)
-    }
-
-    /// Stops all its processes: see [`Action::Freeze`].
-    pub fn freeze(&self) -> Result<()> {
-        self.act(Action::Freeze)
-    }
-
-    /// Lets them go on.
-    pub fn thaw(&self) -> Result<()> {
-        self.act(Action::Thaw)
-    }
-
-    /// Pulls its network cables.
-    pub fn cut(&self) -> Result<()> {
-        self.act(Action::Cut)
-    }
-
-    /// Plugs them in again.
-    pub fn heal(&self) -> Result<()> {
-        self.act(Action::Heal)
-    }
-
-    /// Limits its CPU time; it stays so over a kill and boot.
-    pub fn pace(&self, pace: Pace) -> Result<()> {
-        self.act(Action::Pace(pace))
-    }
-
-    /// Lets everybody on it who touches the shared storage wait.
-    pub fn hang_storage(&self) -> Result<()> {
-        self.act(Action::HangStorage)
-    }
-
-    /// Ends that.
-    pub fn release_storage(&self) -> Result<()> {
-        self.act(Action::ReleaseStorage)
-    }
-
-    /// Unmounts the shared storage under its feet.
-    pub fn lose_storage(&self) -> Result<()> {
-        self.act(Action::LoseStorage)
-    }
-
-    /// Mounts it again.
-    pub fn return_storage(&self) -> Result<()> {
-        self.act(Action::ReturnStorage)
-    }
-
-    /// Does `action` to it.
-    pub fn act(&self, action: Action) -> Result<()> {
-        self.lab.act(self.name, action)
-    }
-
-    /// Carries connections to 127.0.0.1:`local` of the machine (0 takes a free port) to 127.0.0.1:`port` of the host, as
-    /// long as this process lives. Returns where it listens.
-    pub fn forward(&self, port: u16, local: u16) -> Result<SocketAddr> {
-        self.forward_to(SocketAddr::from(([127, 0, 0, 1], port)), local)
-    }
-
-    /// As [`Host::forward`], to whatever address the host can reach.
-    pub fn forward_to(&self, target: SocketAddr, local: u16) -> Result<SocketAddr> {
-        if self.is_guest() {
-            bail!("{} is a guest: its loopback cannot be reached from outside", self.name);
-        }
-        let namespace = format!("/proc/{}/root/run/netns/{}", self.lab.supervisor()?, self.name);
-        forward::start(namespace.into(), target, local)
-    }
-
-    fn start(&self, words: &[&str], input: &[u8]) -> Result<Background> {
-        let shown = format!("`{}` on {}", words.join(" "), self.name);
-        Background::start(self.command(words)?, input, &shown)
-    }
+fn words(text: Result<String>) -> String {
+    text.unwrap_or_else(|error| format!("{error:#}"))
 }
 
 /// The names of the labs that run on this machine, in order.

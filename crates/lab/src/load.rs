@@ -1,12 +1,13 @@
 //! A client that asks for one page again and again and remembers each answer. It runs on a client's host, from a copy of the lab's binary.
 //!
-//! Bounded: it stops by itself, after a time and after a number of requests, whichever is first.
+//! Bounded: it stops by itself, after a time and after a number of requests, whichever is first; or earlier, when it is told to.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,9 @@ pub struct Load {
     /// Ask many times over one connection, instead of once
     #[arg(long)]
     pub keep: bool,
+    /// Stop early when this file is there
+    #[arg(long, value_name = "FILE")]
+    pub stop_file: Option<PathBuf>,
 }
 
 /// One request and what came of it.
@@ -50,6 +54,8 @@ pub struct Load {
 pub struct Record {
     /// When it began, in milliseconds since the load began.
     pub at_ms: u64,
+    /// When it began, in milliseconds since 1970 by the machine's clock, which is that of all hosts and of the test: see [`clock_ms`].
+    pub clock_ms: u64,
     /// How long it took, in microseconds.
     pub took_us: u64,
     /// The HTTP status; 0 where there was no whole answer.
@@ -70,6 +76,13 @@ impl Record {
 pub struct Running {
     background: Background,
     limit: Duration,
+    stop_file: String,
+}
+
+/// The clock of [`Record::clock_ms`].
+pub fn clock_ms() -> u64 {
+    // A clock before 1970 is no clock.
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 impl Load {
@@ -85,6 +98,7 @@ impl Load {
             requests: 1_000_000,
             patience_ms: 5_000,
             keep: false,
+            stop_file: None,
         }
     }
 
@@ -93,14 +107,17 @@ impl Load {
     /// # Errors
     /// The host can't be entered.
     pub fn start(&self, client: &Host<'_>) -> Result<Running> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         let program = install(client)?;
-        let Self { target, host, path, rate, threads, seconds, requests, patience_ms, keep } = self;
+        let Self { target, host, path, rate, threads, seconds, requests, patience_ms, keep, stop_file: _ } = self;
         let keep = if *keep { "--keep" } else { "" };
+        let stop_file = format!("{program}.stop-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let line = format!(
             "exec {program} load --target {target} --host {host} --path '{path}' --rate {rate} --threads {threads} --seconds {seconds} \
-             --requests {requests} --patience-ms {patience_ms} {keep}"
+             --requests {requests} --patience-ms {patience_ms} --stop-file {stop_file} {keep}"
         );
-        Ok(Running { background: client.spawn(&line)?, limit: Duration::from_secs(u64::from(*seconds) + 30) })
+        let limit = Duration::from_secs(u64::from(*seconds) + 30);
+        Ok(Running { background: client.spawn(&line)?, limit, stop_file })
     }
 
     /// Runs the load here and writes a line of JSON for each request.
@@ -109,12 +126,12 @@ impl Load {
     /// Standard output can't be written.
     pub fn run(&self) -> Result<()> {
         ensure!(self.rate > 0 && self.threads > 0, "rate and threads must be at least 1");
-        let begin = Instant::now();
+        let (begin, begin_ms) = (Instant::now(), clock_ms());
         let next = AtomicU64::new(0);
         let records = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
             for _ in 0..self.threads {
-                scope.spawn(|| self.work(begin, &next, &records));
+                scope.spawn(|| self.work((begin, begin_ms), &next, &records));
             }
         });
         let mut records = records.into_inner().expect("no thread panics while it holds the lock");
@@ -127,7 +144,7 @@ impl Load {
         out.flush().context("cannot write the records")
     }
 
-    fn work(&self, begin: Instant, next: &AtomicU64, records: &Mutex<Vec<Record>>) {
+    fn work(&self, (begin, begin_ms): (Instant, u64), next: &AtomicU64, records: &Mutex<Vec<Record>>) {
         let mut connection = None;
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
@@ -136,6 +153,9 @@ impl Load {
                 return;
             }
             std::thread::sleep(due.saturating_sub(begin.elapsed()));
+            if self.stop_file.as_ref().is_some_and(|file| file.exists()) {
+                return;
+            }
             let at = begin.elapsed();
             let (status, text) = match self.ask(&mut connection) {
                 Ok((status, body)) => (status, body),
@@ -145,7 +165,9 @@ impl Load {
                 }
             };
             let took = begin.elapsed() - at;
-            let record = Record { at_ms: at.as_millis() as u64, took_us: took.as_micros() as u64, status, text };
+            let at_ms = at.as_millis() as u64;
+            let (clock_ms, took_us) = (begin_ms + at_ms, took.as_micros() as u64);
+            let record = Record { at_ms, clock_ms, took_us, status, text };
             records.lock().expect("no thread panics while it holds the lock").push(record);
         }
     }
@@ -179,6 +201,16 @@ impl Running {
         let text = self.background.wait(self.limit)?.text()?;
         text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("not a record: {line:?}"))).collect()
     }
+
+    /// Ends the load now and waits for the requests that are under way. `client` is the host that it was started on.
+    ///
+    /// # Errors
+    /// It had ended by itself before, so what was done last was not done under load; or as [`Running::finish`].
+    pub fn stop(mut self, client: &Host<'_>) -> Result<Vec<Record>> {
+        ensure!(self.background.is_running()?, "the load has ended before it was told to: give it more seconds");
+        client.write_file(&self.stop_file, b"")?;
+        self.finish()
+    }
 }
 
 /// Puts a copy of the lab's binary on a host, where that was not done, and returns its path there.
@@ -204,6 +236,10 @@ pub(crate) fn read_answer(stream: &mut TcpStream) -> Result<(u16, Vec<u8>)> {
     };
     let text = String::from_utf8_lossy(&bytes[..head]).to_ascii_lowercase();
     let status: u16 = text.split(' ').nth(1).and_then(|status| status.parse().ok()).context("no status")?;
+    // No content, whatever its fields say (RFC 9110, 15.3.5).
+    if status == 204 {
+        return Ok((status, Vec::new()));
+    }
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned());
     if let Some(length) = field("content-length:") {
         let end = head + length.parse::<usize>().context("a bad length")?;

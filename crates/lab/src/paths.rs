@@ -10,9 +10,14 @@ pub fn sources() -> PathBuf {
     workspace().join("lab")
 }
 
-/// The folder for images, running labs and evidence of failures: `lab` in Cargo's target directory.
+/// The folder for images and running labs: `lab` in Cargo's target directory.
 pub fn built() -> PathBuf {
     target().join("lab")
+}
+
+/// Where the journals of labs are kept in which something failed: `lab-failures` in Cargo's target directory.
+pub fn failures() -> PathBuf {
+    target().join("lab-failures")
 }
 
 /// Cargo's target directory.

@@ -16,6 +16,7 @@ mod scenarios {
     mod masters_only;
     mod nfs;
     mod overload;
+    mod php_versions;
     mod rules;
     mod session;
     mod share;

@@ -100,6 +100,9 @@ impl Default for NodeSettings {
 }
 
 impl Cluster {
+    /// The most bytes that a cluster's httpd directives may have together, line ends included: each node's part of the spec holds them.
+    pub const DIRECTIVES_LEN_MAX: usize = 16 << 10;
+
     /// All nodes with their settings, the master first.
     pub fn nodes(&self) -> impl Iterator<Item = (&Name, Role, NodeSettings)> {
         std::iter::once((&self.master, Role::Master, self.master_settings))

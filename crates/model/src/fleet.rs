@@ -5,6 +5,7 @@
 use crate::address::{ExternalAddress, LogicalServer};
 use crate::cluster::{Cluster, ClusterKind, NodeSettings, Role};
 use crate::server::host_address;
+use crate::share::SharePath;
 use crate::{Name, Refusal, Rule, Server, Share};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -89,6 +90,15 @@ pub enum FleetChange {
         /// The share.
         share: Share,
     },
+    /// A share that no cluster mounts lies elsewhere from now on; its content is not moved.
+    MoveShare {
+        /// Its name.
+        name: Name,
+        /// The nas cluster that keeps it.
+        nas: Option<Name>,
+        /// Where it lies there.
+        path: SharePath,
+    },
     /// A share is no longer known; its content stays where it is.
     RemoveShare {
         /// Its name.
@@ -142,6 +152,7 @@ impl Fleet {
             FleetChange::RemoveSlave { cluster, server } => self.remove_slave(&cluster, &server),
             FleetChange::SetNode { cluster, server, settings } => self.set_node(&cluster, &server, settings),
             FleetChange::AddShare { share } => self.add_share(share),
+            FleetChange::MoveShare { name, nas, path } => self.move_share(&name, nas, path),
             FleetChange::RemoveShare { name } => self.remove_share(&name),
             FleetChange::AddAddress { address } => self.add_address(address),
             FleetChange::ChangeAddress { address } => self.change_address(address),
@@ -312,6 +323,28 @@ impl Fleet {
 
     fn add_share(&mut self, share: Share) -> Result<(), Refusal> {
         unused(self.shares.contains_key(&share.name), "share", &share.name)?;
+        self.share_is_kept(&share)?;
+        self.shares.insert(share.name.clone(), share);
+        Ok(())
+    }
+
+    fn move_share(&mut self, name: &Name, nas: Option<Name>, path: SharePath) -> Result<(), Refusal> {
+        let share = exists(&self.shares, "share", name)?;
+        if let Some(user) = self.clusters.values().find(|c| c.share.as_ref() == Some(name)) {
+            return Err(Refusal::new(
+                Rule::InUseIsNotRemoved,
+                format!("share {name} is mounted by cluster {} and stays where it is", user.name),
+                format!("take it away from the cluster first: phalanx cluster change {} --no-share", user.name),
+            ));
+        }
+        let moved = Share { nas, path, ..share.clone() };
+        self.share_is_kept(&moved)?;
+        self.shares.insert(name.clone(), moved);
+        Ok(())
+    }
+
+    /// Whether somebody keeps the share, at a place where no other one lies.
+    fn share_is_kept(&self, share: &Share) -> Result<(), Refusal> {
         if share.kind == crate::ShareKind::NfsManaged && share.nas.is_none() {
             return Err(Refusal::new(
                 Rule::ReferenceExists,
@@ -329,14 +362,15 @@ impl Fleet {
                 ));
             }
         }
-        if let Some(other) = self.shares.values().find(|s| s.nas == share.nas && s.path == share.path) {
+        let lies_there =
+            |other: &&Share| other.name != share.name && other.nas == share.nas && other.path == share.path;
+        if let Some(other) = self.shares.values().find(lies_there) {
             return Err(Refusal::new(
                 Rule::NameIsUnique,
                 format!("share {} lies at {} on the same nas", other.name, share.path),
                 "choose another path",
             ));
         }
-        self.shares.insert(share.name.clone(), share);
         Ok(())
     }
 
@@ -477,6 +511,14 @@ impl Fleet {
                     bad.chars().take(60).collect::<String>()
                 ),
                 "give one directive a line",
+            ));
+        }
+        let directives_len: usize = cluster.httpd_directives.iter().map(|line| line.len() + 1).sum();
+        if directives_len > Cluster::DIRECTIVES_LEN_MAX {
+            return Err(Refusal::new(
+                Rule::ValueInRange,
+                format!("the directives have {directives_len} bytes; {} are allowed", Cluster::DIRECTIVES_LEN_MAX),
+                "put what belongs to one site into its .htaccess",
             ));
         }
         let Some(share) = &cluster.share else { return Ok(()) };

@@ -30,6 +30,8 @@ pub enum Rule {
     ValueInRange,
     /// No step takes the last healthy node out of service.
     LastNodeStays,
+    /// An account's PHP is installed on its nodes.
+    PhpIsInstalled,
 }
 
 impl Rule {
@@ -48,6 +50,7 @@ impl Rule {
             Self::KindsFit => "things that work together are of fitting kinds",
             Self::ValueInRange => "a value lies in its range",
             Self::LastNodeStays => "no step takes the last healthy node out of service",
+            Self::PhpIsInstalled => "an account's PHP is installed on its nodes",
         }
     }
 }

@@ -67,41 +67,7 @@ impl std::str::FromStr for RelativePath {
     }
 }
 
-/// A version of PHP as Debian names its packages: `8.2`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct PhpVersion(String);
-
-impl PhpVersion {
-    /// The version as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Default for PhpVersion {
-    /// Debian 12's.
-    fn default() -> Self {
-        Self("8.2".to_owned())
-    }
-}
-
-impl std::str::FromStr for PhpVersion {
-    type Err = Invalid;
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let is_number = |part: &str| {
-            let has_leading_zero = part.len() > 1 && part.starts_with('0');
-            (1..=2).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit()) && !has_leading_zero
-        };
-        match text.split_once('.') {
-            Some((major, minor)) if is_number(major) && is_number(minor) => Ok(Self(text.to_owned())),
-            _ => Err(Invalid::new("PHP version", text, "write it as Debian does, such as 8.2")),
-        }
-    }
-}
-
 crate::name::text_value!(RelativePath);
-crate::name::text_value!(PhpVersion);
 
 #[cfg(test)]
 mod tests {
@@ -112,9 +78,6 @@ mod tests {
         assert!("sites/www.example.org/public".parse::<RelativePath>().is_ok());
         for bad in ["", "/etc", "a//b", "../x", "a/../b", ".ssh", "a/.b", "a b", "a\"b", "a\nb", "a/"] {
             assert!(bad.parse::<RelativePath>().is_err(), "{bad:?}");
-        }
-        for bad in ["", "8", "8.", "8.2.1", "8.2;", "eight.two", "08.02", "../.."] {
-            assert!(bad.parse::<PhpVersion>().is_err(), "{bad:?}");
         }
     }
 }

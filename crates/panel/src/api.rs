@@ -6,27 +6,32 @@
 mod clusters;
 mod directory;
 mod fleet;
+mod follow;
 mod idempotency;
 mod list;
 mod openapi;
 mod problem;
 mod records;
 mod request;
+mod schema;
 mod servers;
 mod status;
 
+pub use follow::Streams;
 pub use openapi::document;
 pub use problem::Problem;
 
 use crate::Panel;
+use crate::store::Role;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::handler::Handler;
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use problem::Reply;
+use utoipa::ToSchema;
 use utoipa::openapi::path::HttpMethod;
 use utoipa::openapi::{RefOr, Schema};
 
@@ -39,9 +44,39 @@ struct Route {
     path: &'static str,
     summary: &'static str,
     success: StatusCode,
-    body: Option<(String, RefOr<Schema>)>,
+    body: Option<Described>,
+    answer: Answer,
     query: &'static [(&'static str, &'static str)],
     handler: MethodRouter<Panel>,
+}
+
+/// A type of the document: its name, and what it consists of.
+struct Described {
+    name: String,
+    schemas: Vec<(String, RefOr<Schema>)>,
+}
+
+impl Described {
+    fn of<T: ToSchema>() -> Self {
+        let name = T::name().into_owned();
+        let mut schemas = vec![(name.clone(), T::schema())];
+        T::schemas(&mut schemas);
+        Self { name, schemas }
+    }
+}
+
+/// What a successful answer holds.
+enum Answer {
+    /// Nothing.
+    Empty,
+    /// One value.
+    One(Described),
+    /// A page of a list.
+    Page(Described),
+    /// The value of a task that goes on in the background; or nothing, where there was nothing to wait for.
+    Task(Described),
+    /// JSON that describes itself.
+    Json,
 }
 
 const PAGE: &[(&str, &str)] =
@@ -59,7 +94,16 @@ impl Route {
             HttpMethod::Delete => MethodFilter::DELETE,
             _ => MethodFilter::GET,
         };
-        Self { method, path, summary, success, body: None, query: &[], handler: on(filter, handler) }
+        Self {
+            method,
+            path,
+            summary,
+            success,
+            body: None,
+            answer: Answer::Empty,
+            query: &[],
+            handler: on(filter, handler),
+        }
     }
 
     fn get<H: Handler<T, Panel>, T: 'static>(path: &'static str, summary: &'static str, handler: H) -> Self {
@@ -82,8 +126,28 @@ impl Route {
         Self::new(HttpMethod::Delete, path, summary, StatusCode::NO_CONTENT, handler)
     }
 
-    fn takes<B: utoipa::ToSchema>(mut self) -> Self {
-        self.body = Some((B::name().into_owned(), B::schema()));
+    fn takes<B: ToSchema>(mut self) -> Self {
+        self.body = Some(Described::of::<B>());
+        self
+    }
+
+    fn gives<T: ToSchema>(mut self) -> Self {
+        self.answer = Answer::One(Described::of::<T>());
+        self
+    }
+
+    fn pages<T: ToSchema>(mut self) -> Self {
+        self.answer = Answer::Page(Described::of::<T>());
+        self
+    }
+
+    fn task<T: ToSchema>(mut self) -> Self {
+        self.answer = Answer::Task(Described::of::<T>());
+        self
+    }
+
+    fn json(mut self) -> Self {
+        self.answer = Answer::Json;
         self
     }
 
@@ -103,49 +167,66 @@ fn routes() -> Vec<Route> {
     let mut all = fleet_routes();
     all.extend(directory_routes());
     all.extend([
-        Route::get("/status", "Everything at a glance", status::status),
-        Route::get("/events", "What happened, oldest first", records::list_events).query(&[
+        Route::get("/status", "Everything at a glance", status::status).gives::<schema::Status>(),
+        Route::get("/events", "What happened, oldest first", records::list_events).pages::<schema::Event>().query(&[
             ("after", "Those after this number; without it the newest."),
             ("cursor", "next_cursor of the page before."),
             ("limit", "At most so many: 1 to 1,000."),
             ("follow", "true: go on as text/event-stream."),
         ]),
-        Route::list("/audit", "Who changed what, newest first", records::list_audit),
-        Route::list("/tokens", "List API tokens", records::list_tokens),
+        Route::list("/audit", "Who changed what, newest first", records::list_audit).pages::<schema::AuditRecord>(),
+        Route::list("/tokens", "List API tokens", records::list_tokens).pages::<schema::Token>(),
         Route::post("/tokens", "Make an API token; its secret is shown once", records::add_token)
+            .gives::<schema::TokenMade>()
             .takes::<records::NewToken>(),
+        Route::get("/tokens/{name}", "Show an API token, without its secret", records::get_token)
+            .gives::<schema::Token>(),
         Route::delete("/tokens/{name}", "Remove an API token", records::remove_token),
-        Route::get("/tasks/{id}", "A task that runs in the background", clusters::get_task),
-        Route::get("/openapi.json", "This document", openapi::serve),
+        Route::get("/tasks/{id}", "A task that runs in the background", clusters::get_task).gives::<clusters::Task>(),
+        Route::get("/openapi.json", "This document", openapi::serve).json(),
     ]);
     all
 }
 
 fn fleet_routes() -> Vec<Route> {
     vec![
-        Route::list("/servers", "List physical servers", servers::list),
-        Route::post("/servers", "Add a physical server", servers::add).takes::<servers::NewServer>(),
-        Route::get("/servers/{name}", "Show a server, its state and last report", servers::get),
+        Route::list("/servers", "List physical servers", servers::list).pages::<schema::Server>(),
+        Route::post("/servers", "Add a physical server", servers::add)
+            .gives::<schema::Server>()
+            .takes::<servers::NewServer>(),
+        Route::get("/servers/{name}", "Show a server, its state and last report", servers::get)
+            .gives::<schema::Server>(),
         Route::patch("/servers/{name}", "Change a server's internal address", servers::change)
+            .gives::<schema::Server>()
             .takes::<servers::ServerPatch>(),
         Route::delete("/servers/{name}", "Remove a server", servers::remove),
         Route::post(
             "/servers/{name}/join-token",
             "Make a one-time join token, valid for 24 hours",
             servers::join_token,
-        ),
+        )
+        .gives::<schema::JoinToken>(),
         Route::post("/servers/{name}/rollback", "Go back to an earlier generation", servers::rollback)
+            .gives::<schema::OrderDone>()
             .takes::<servers::Rollback>()
             .answers(StatusCode::OK),
-        Route::post("/servers/{name}/reconcile", "Observe and mend now", servers::reconcile).answers(StatusCode::OK),
-        Route::list("/clusters", "List clusters", clusters::list),
-        Route::post("/clusters", "Add a cluster of one: its master", clusters::add).takes::<clusters::NewCluster>(),
-        Route::get("/clusters/{name}", "Show a cluster", clusters::show),
+        Route::post("/servers/{name}/reconcile", "Observe and mend now", servers::reconcile)
+            .gives::<schema::OrderDone>()
+            .answers(StatusCode::OK),
+        Route::list("/clusters", "List clusters", clusters::list).pages::<schema::Cluster>(),
+        Route::post("/clusters", "Add a cluster of one: its master", clusters::add)
+            .gives::<schema::Cluster>()
+            .takes::<clusters::NewCluster>(),
+        Route::get("/clusters/{name}", "Show a cluster", clusters::show).gives::<schema::Cluster>(),
         Route::patch("/clusters/{name}", "Change a cluster's share or directives", clusters::patch)
+            .gives::<schema::Cluster>()
             .takes::<clusters::ClusterPatch>(),
         Route::delete("/clusters/{name}", "Remove a cluster that has no slaves", clusters::remove),
-        Route::post("/clusters/{name}/slaves", "Add a slave", clusters::add_slave).takes::<clusters::NewSlave>(),
+        Route::post("/clusters/{name}/slaves", "Add a slave", clusters::add_slave)
+            .gives::<schema::Cluster>()
+            .takes::<clusters::NewSlave>(),
         Route::delete("/clusters/{name}/slaves/{server}", "Drain a slave, then remove it", clusters::remove_slave)
+            .task::<clusters::Task>()
             .query(&[
                 ("deadline_s", "Wait at most so long for its connections: 0 to 3600, 30 where nothing is said."),
                 ("force", "true: remove it at once."),
@@ -153,21 +234,31 @@ fn fleet_routes() -> Vec<Route> {
             ])
             .answers(StatusCode::ACCEPTED),
         Route::patch("/clusters/{name}/nodes/{server}", "Change a node's weight or drain it", clusters::change_node)
+            .gives::<schema::Cluster>()
             .takes::<clusters::NodePatch>(),
-        Route::list("/shares", "List shares", fleet::list_shares),
-        Route::post("/shares", "Add a share", fleet::add_share).takes::<fleet::NewShare>(),
-        Route::get("/shares/{name}", "Show a share", fleet::get_share),
+        Route::list("/shares", "List shares", fleet::list_shares).pages::<schema::Share>(),
+        Route::post("/shares", "Add a share", fleet::add_share).gives::<schema::Share>().takes::<fleet::NewShare>(),
+        Route::get("/shares/{name}", "Show a share", fleet::get_share).gives::<schema::Share>(),
+        Route::patch("/shares/{name}", "Move a share that no cluster mounts", fleet::change_share)
+            .gives::<schema::Share>()
+            .takes::<fleet::SharePatch>(),
         Route::delete("/shares/{name}", "Forget a share; its content stays", fleet::remove_share),
-        Route::list("/addresses", "List external addresses", fleet::list_addresses),
-        Route::post("/addresses", "Add an external address", fleet::add_address).takes::<fleet::NewAddress>(),
-        Route::get("/addresses/{external}", "Show an external address", fleet::get_address),
+        Route::list("/addresses", "List external addresses", fleet::list_addresses).pages::<schema::Address>(),
+        Route::post("/addresses", "Add an external address", fleet::add_address)
+            .gives::<schema::Address>()
+            .takes::<fleet::NewAddress>(),
+        Route::get("/addresses/{external}", "Show an external address", fleet::get_address).gives::<schema::Address>(),
         Route::patch("/addresses/{external}", "Change an external address", fleet::change_address)
+            .gives::<schema::Address>()
             .takes::<fleet::AddressPatch>(),
         Route::delete("/addresses/{external}", "Give an external address back", fleet::remove_address),
-        Route::list("/logical-servers", "List logical servers", fleet::list_logical_servers),
+        Route::list("/logical-servers", "List logical servers", fleet::list_logical_servers)
+            .pages::<schema::LogicalServer>(),
         Route::post("/logical-servers", "Add a logical server on a master", fleet::add_logical_server)
+            .gives::<schema::LogicalServer>()
             .takes::<fleet::NewLogicalServer>(),
-        Route::get("/logical-servers/{name}", "Show a logical server", fleet::get_logical_server),
+        Route::get("/logical-servers/{name}", "Show a logical server", fleet::get_logical_server)
+            .gives::<schema::LogicalServer>(),
         Route::delete(
             "/logical-servers/{name}",
             "Remove a logical server without accounts",
@@ -178,25 +269,29 @@ fn fleet_routes() -> Vec<Route> {
 
 fn directory_routes() -> Vec<Route> {
     vec![
-        Route::get("/accounts", "List accounts", directory::list_accounts).query(&[
+        Route::get("/accounts", "List accounts", directory::list_accounts).pages::<schema::Account>().query(&[
             ("limit", "At most so many: 1 to 1,000."),
             ("cursor", "next_cursor of the page before."),
             ("logical_server", "Those on this logical server."),
         ]),
-        Route::post("/accounts", "Add an account", directory::add_account).takes::<directory::NewAccount>(),
-        Route::get("/accounts/{name}", "Show an account", directory::get_account),
+        Route::post("/accounts", "Add an account", directory::add_account)
+            .gives::<schema::Account>()
+            .takes::<directory::NewAccount>(),
+        Route::get("/accounts/{name}", "Show an account", directory::get_account).gives::<schema::Account>(),
         Route::patch("/accounts/{name}", "Change an account's limits, PHP or state", directory::change_account)
+            .gives::<schema::Account>()
             .takes::<directory::AccountPatch>(),
         Route::delete("/accounts/{name}", "Remove an account; its files stay", directory::remove_account)
             .query(&[("sites", "true: its sites too.")]),
-        Route::get("/sites", "List sites", directory::list_sites).query(&[
+        Route::get("/sites", "List sites", directory::list_sites).pages::<schema::Site>().query(&[
             ("limit", "At most so many: 1 to 1,000."),
             ("cursor", "next_cursor of the page before."),
             ("account", "Those of this account."),
         ]),
-        Route::post("/sites", "Add a site", directory::add_site).takes::<directory::NewSite>(),
-        Route::get("/sites/{host}", "Show a site", directory::get_site),
+        Route::post("/sites", "Add a site", directory::add_site).gives::<schema::Site>().takes::<directory::NewSite>(),
+        Route::get("/sites/{host}", "Show a site", directory::get_site).gives::<schema::Site>(),
         Route::patch("/sites/{host}", "Change a site's aliases or document root", directory::change_site)
+            .gives::<schema::Site>()
             .takes::<directory::SitePatch>(),
         Route::delete("/sites/{host}", "Remove a site; its files stay", directory::remove_site),
     ]
@@ -234,6 +329,20 @@ async fn authenticate(State(panel): State<Panel>, mut request: Request, next: Ne
             "send Authorization: Bearer TOKEN; the first token is in /var/lib/phalanx/panel/admin.token",
         ));
     };
+    let looks = matches!(*request.method(), Method::GET | Method::HEAD);
+    match actor.role {
+        Role::Admin => {}
+        Role::Reader if looks => {}
+        Role::Reader => {
+            return Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "forbidden",
+                "This token may not do this",
+                format!("the token {} is of role reader: it may look, and change nothing", actor.token),
+                "use a token of role admin",
+            ));
+        }
+    }
     request.extensions_mut().insert(actor);
     Ok(next.run(request).await)
 }

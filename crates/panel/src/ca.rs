@@ -5,6 +5,7 @@
 
 use anyhow::{Context, Result, anyhow};
 use phalanx_model::Name;
+use phalanx_plan::session::route::NODE_SUFFIX;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, SerialNumber, date_time_ymd,
@@ -12,13 +13,7 @@ use rcgen::{
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// The panel's name in its own certificate.
-pub const PANEL_NAME: &str = "panel.phalanx";
-
-/// The name in a node's certificate.
-pub fn node_name(server: &Name) -> String {
-    format!("{server}.node.phalanx")
-}
+pub use phalanx_plan::session::route::{PANEL_NAME, node_name};
 
 /// A certificate authority in memory.
 pub struct Ca {
@@ -111,8 +106,7 @@ pub fn server_of(certificate: &CertificateDer<'_>) -> Result<Name> {
     let names = parsed.subject_alternative_name()?.context("the peer's certificate has no name")?;
     match names.value.general_names.as_slice() {
         [GeneralName::DNSName(name)] => {
-            let server =
-                name.strip_suffix(".node.phalanx").with_context(|| format!("{name:?} is not a node's name"))?;
+            let server = name.strip_suffix(NODE_SUFFIX).with_context(|| format!("{name:?} is not a node's name"))?;
             Ok(server.parse()?)
         }
         _ => Err(anyhow!("the peer's certificate must have exactly one DNS name")),

@@ -1,10 +1,22 @@
-//! The wall clock, for display and for the expiry of tokens. Time-outs use [`tokio::time`], which counts a monotonic clock.
+//! The wall clock, for display and for the expiry of tokens; the seconds since boot, for what must outlast the process. Other
+//! time-outs use [`tokio::time`], which counts a monotonic clock.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Seconds since 1970; 0 where the machine's clock stands before that.
 pub fn unix_s() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// Seconds since this machine was started, sleep included (CLOCK_BOOTTIME).
+pub fn boot_s() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec.unsigned_abs()
+}
+
+/// What tells this boot of the machine from others; empty where the kernel does not say, which then is as if it were always another.
+pub fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| String::new(), |id| id.trim().to_owned())
 }
 
 /// Seconds since 1970 as RFC 3339 in UTC: `2026-11-22T22:11:04Z`.

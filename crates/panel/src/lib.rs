@@ -12,15 +12,16 @@
 pub mod api;
 pub mod ca;
 pub mod clock;
+pub mod http;
+pub mod leaving;
 pub mod link;
 pub mod live;
 pub mod page;
 mod run;
 pub mod secret;
 pub mod store;
-pub mod task;
 
-pub use run::{InitOptions, RunOptions, init, run, serve};
+pub use run::{InitOptions, RunOptions, adopt_backup, init, run, serve};
 
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -34,8 +35,8 @@ pub struct Panel {
     pub live: Arc<live::Live>,
     /// Who signs the nodes' certificates.
     pub ca: Arc<ca::Ca>,
-    /// Removals that wait for a drain.
-    pub tasks: Arc<task::Tasks>,
+    /// Who follows the events.
+    pub streams: Arc<api::Streams>,
     /// Where masters reach the panel's link; part of the join commands.
     pub link_address: Arc<link::LinkAddress>,
     /// Becomes true when the panel shall stop.

@@ -3,9 +3,8 @@
 use crate::ca::{self, Ca};
 use crate::link::LinkAddress;
 use crate::live::Live;
-use crate::store::{Actor, Role, Store};
-use crate::task::Tasks;
-use crate::{Panel, api, link};
+use crate::store::{self, Actor, Adopted, Role, Store};
+use crate::{Panel, api, http, leaving, link};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::io::Write as _;
@@ -86,6 +85,21 @@ pub async fn init(options: &InitOptions) -> Result<String> {
     Ok(token)
 }
 
+/// Makes a store that was put back from a backup the present one; see [`store::adopt`]. No panel may run on it.
+///
+/// # Errors
+/// When there is no whole panel in the data directory, one runs on it, or it can't be written.
+pub async fn adopt_backup(data_dir: &Path) -> Result<Adopted> {
+    for file in [DATABASE, CA_CERTIFICATE, CA_KEY] {
+        let path = data_dir.join(file);
+        ensure!(path.exists(), "{} is missing; a backup has {DATABASE}, {CA_CERTIFICATE} and {CA_KEY}", path.display());
+    }
+    let database = data_dir.join(DATABASE);
+    let adopted = store::adopt(&database).await.with_context(|| format!("adopting {}", database.display()))?;
+    give_to_owner(data_dir)?;
+    Ok(adopted)
+}
+
 /// Writes a file that only its owner may read, in one step.
 fn private_file(path: &Path, content: &str) -> Result<()> {
     let staged = path.with_extension("new");
@@ -148,13 +162,14 @@ pub async fn serve(
     let router = api::router(panel.clone());
     tracing::info!(api = %api.local_addr()?, links = %links.local_addr()?, "the panel is serving");
     let mut http_stopping = stopping.clone();
-    let http = axum::serve(api, router).with_graceful_shutdown(async move {
+    let http = axum::serve(http::Bounded::new(api), router).with_graceful_shutdown(async move {
         // The sender going away means the same.
         let _stop = http_stopping.wait_for(|stop| *stop).await;
     });
     let mut http = tokio::spawn(http.into_future());
     let mut links = tokio::spawn(link::serve(panel.clone(), links));
     let tidying = tokio::spawn(tidy(panel.clone()));
+    let leaving = tokio::spawn(leaving::run(panel.clone()));
     notify("READY=1").context("telling the service manager that the panel is ready")?;
     let ended: Result<()> = tokio::select! {
         () = stop => Ok(()),
@@ -166,6 +181,9 @@ pub async fn serve(
     tidying.abort();
     if ended.is_ok() && tokio::time::timeout(STOP_TIME_MAX, http).await.is_err() {
         tracing::warn!("connections to the API were cut: they did not end within {} s", STOP_TIME_MAX.as_secs());
+    }
+    if tokio::time::timeout(STOP_TIME_MAX, leaving).await.is_err() {
+        tracing::warn!("a removal of a slave was broken off; it goes on when the panel is started again");
     }
     panel.store.close().await;
     ended
@@ -187,7 +205,7 @@ async fn open(options: &RunOptions, link_port: u16, stopping: watch::Receiver<bo
         store,
         live: Arc::new(Live::default()),
         ca: Arc::new(ca),
-        tasks: Arc::new(Tasks::default()),
+        streams: Arc::default(),
         link_address: Arc::new(link_address),
         stopping,
     })

@@ -6,21 +6,26 @@
 //!
 //! Deliberately absent: HTTP, and any rule of the fleet (those are in `model`).
 
+mod backup;
 mod directory;
 mod error;
 mod events;
 mod records;
+mod removal;
 mod stream;
 mod write;
 
+pub use backup::{Adopted, UIDS_SKIPPED, adopt};
 pub use directory::{AccountRow, SiteRow};
 pub use error::{Result, StoreError};
 pub use events::{EVENTS_KEPT_MAX, Event};
 pub use records::{Actor, AuditRecord, Earlier, JoinToken, Role, Token};
+pub use removal::{Removal, RemovalRecord, RemovalState};
 pub use stream::{ChangesRead, SnapshotReader, Stream};
 pub use write::Write;
 
 use phalanx_model::{Account, Cluster, ExternalAddress, Fleet, LogicalServer, Name, Position, Server, Share, Site};
+use phalanx_plan::spec::CertificateDigest;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use std::collections::BTreeMap;
@@ -50,6 +55,8 @@ pub enum Kind {
     Account,
     Site,
     Token,
+    JoinToken,
+    Certificate,
 }
 
 impl Kind {
@@ -64,6 +71,8 @@ impl Kind {
             Self::Account => "account",
             Self::Site => "site",
             Self::Token => "token",
+            Self::JoinToken => "join token",
+            Self::Certificate => "certificate",
         }
     }
 }
@@ -92,8 +101,12 @@ pub struct World {
     pub fleet: Arc<Fleet>,
     /// What the things in the fleet have beside their values.
     pub meta: Arc<BTreeMap<(Kind, String), Meta>>,
+    /// The newest certificate of each server that has joined; only this one is accepted, here and by its master.
+    pub certificates: Arc<BTreeMap<Name, CertificateDigest>>,
     /// A stream of states for each cluster.
     pub streams: BTreeMap<Name, Stream>,
+    /// Slaves that leave.
+    pub removals: Arc<BTreeMap<Name, Removal>>,
 }
 
 impl World {
@@ -131,8 +144,10 @@ impl Store {
             .connect_with(options)
             .await?;
         sqlx::migrate!().run(&pool).await?;
-        let insert = "INSERT INTO meta VALUES (1, 1, 0, 0, ?, 0) ON CONFLICT DO NOTHING";
-        sqlx::query(insert).bind(i64::from(phalanx_model::Uid::FIRST.get())).execute(&pool).await?;
+        // The clock makes a store's life later than that of every store which the same machines followed before.
+        let insert = "INSERT INTO meta VALUES (1, ?, 0, 0, ?, 0) ON CONFLICT DO NOTHING";
+        let insert = sqlx::query(insert).bind(crate::clock::unix_s().max(1));
+        insert.bind(i64::from(phalanx_model::Uid::FIRST.get())).execute(&pool).await?;
         // Requests that the panel was stopped in: whether they were done shows in the store itself.
         sqlx::query("DELETE FROM idempotency WHERE status = 0").execute(&pool).await?;
         let world = stream::load(&pool).await?;
@@ -175,6 +190,7 @@ impl Store {
     pub async fn tidy(&self) -> Result<()> {
         self.trim_changes(stream::CHANGES_KEPT_MAX).await?;
         self.trim_events(EVENTS_KEPT_MAX).await?;
+        self.trim_removals().await?;
         self.trim_records().await
     }
 }

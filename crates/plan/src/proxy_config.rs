@@ -26,9 +26,13 @@ pub struct ProxyConfig {
     pub server: Name,
     /// Where it listens, for HTTP.
     pub listen: BTreeSet<SocketAddrV4>,
-    /// The balancers' addresses: whose X-Forwarded-For is believed, and who may ask for health.
+    /// The balancers' addresses: who may ask for health.
     #[serde(default)]
     pub balancers: BTreeSet<Ipv4Addr>,
+    /// Proxies in front, whose X-Forwarded fields are believed. A balancer that translates addresses is none: what comes from its address may
+    /// be anybody's of the internal networks, and it writes no such fields.
+    #[serde(default)]
+    pub forwarders: BTreeSet<Ipv4Addr>,
     /// The share whose presence is the node's health. Without one, the node is never healthy.
     #[serde(default)]
     pub share: Option<ShareCheck>,
@@ -148,6 +152,7 @@ impl ProxyConfig {
             server,
             listen: listen.clone(),
             balancers: balancers.clone(),
+            forwarders: BTreeSet::new(),
             share,
             limits: ProxyLimits::default(),
             paths: ProxyPaths::default(),

@@ -27,13 +27,10 @@ pub fn files(spec: &NodeSpec) -> Files {
             (EXPORTS_FILE.to_owned(), exports::render(&nas.shares)),
             (NFS_FILE.to_owned(), exports::SERVER_SETTINGS.to_owned()),
         ]),
-        Work::Balancer(balancer) => {
-            let sysctls: String = balancer_sysctls().iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
-            Files::from([
-                ("balancer.json".to_owned(), json(&BalancerConfig::new(balancer))),
-                (SYSCTL_FILE.to_owned(), sysctls),
-            ])
-        }
+        Work::Balancer(balancer) => Files::from([
+            ("balancer.json".to_owned(), json(&BalancerConfig::new(balancer))),
+            (SYSCTL_FILE.to_owned(), sysctl_file(&balancer_sysctls())),
+        ]),
         Work::Mail => Files::new(),
     }
 }
@@ -43,6 +40,16 @@ pub fn balancer_sysctls() -> BTreeMap<String, String> {
     BTreeMap::from([("net.ipv4.ip_forward".to_owned(), "1".to_owned())])
 }
 
+/// The kernel settings of a web node: what customers run can't bind ports below 1,024. That is the kernel's own default; where it is
+/// another, an account could take the port of an agent or of a sleeping neighbour.
+pub fn web_sysctls() -> BTreeMap<String, String> {
+    BTreeMap::from([("net.ipv4.ip_unprivileged_port_start".to_owned(), "1024".to_owned())])
+}
+
+fn sysctl_file(settings: &BTreeMap<String, String>) -> String {
+    settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
+}
+
 fn web_files(spec: &NodeSpec, web: &WebSpec) -> Files {
     Files::from([
         ("proxy.json".to_owned(), json(&ProxyConfig::new(spec.server.clone(), web))),
@@ -50,6 +57,7 @@ fn web_files(spec: &NodeSpec, web: &WebSpec) -> Files {
         ("launcher.json".to_owned(), json(&LauncherConfig::default())),
         (TABLE_FILE.to_owned(), account::accounts_nft()),
         (HTTPD_COMMON_FILE.to_owned(), account::httpd_common(web)),
+        (SYSCTL_FILE.to_owned(), sysctl_file(&web_sysctls())),
     ])
 }
 

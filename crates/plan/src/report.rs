@@ -1,8 +1,8 @@
 //! What a node tells its upstream about itself, and the masters about their slaves.
 
-use phalanx_model::{Name, Position};
+use phalanx_model::{Name, PhpVersion, Position};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The state of one node, as its agent sees it. Sent when it changes, and every two seconds while connected.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,8 @@ pub struct Report {
     pub backends: Vec<BackendReport>,
     /// Versions of what runs here: package → version.
     pub versions: BTreeMap<String, String>,
+    /// Versions of PHP that accounts can have here. None where the node has not said.
+    pub php: Option<BTreeSet<PhpVersion>>,
 }
 
 /// A node's load.

@@ -1,7 +1,8 @@
 //! One number from a node's pressure: how much of its weight it should get.
 //!
-//! The input is the kernel's count of stalled time (PSI `some`, `total=`, in microseconds), read each second, so that a change is
-//! seen at once and not after the ten seconds of `avg10`. Up to [`FREE`] a node gets all of its weight, between [`FREE`] and [`FULL`]
+//! The input is the kernel's count of stalled time (PSI, `total=`, in microseconds), read each second, so that a change is seen at
+//! once and not after the ten seconds of `avg10`; the resource that is shortest decides. For processors that is the time in which
+//! some task waited; for memory and storage the time in which all did (`full`), since one task that reads much hurts nobody. Up to [`FREE`] a node gets all of its weight, between [`FREE`] and [`FULL`]
 //! less, and an overloaded one nothing new. To keep balancers calm, the number moves in steps of [`STEP_PERCENT`], falls fast,
 //! rises slowly, and a node that became overloaded stays so for [`STAY_MS_MIN`] and until its pressure is well below.
 //!
@@ -26,10 +27,33 @@ const STEPS_DOWN_MAX: u8 = 4;
 /// Steps up at once: a node that came back is not flooded.
 const STEPS_UP_MAX: u8 = 2;
 
+/// Time stalled for want of each resource since the boot, in microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stalls {
+    /// Some task waited for a processor.
+    pub cpu_some_us: u64,
+    /// All tasks waited for memory.
+    pub memory_full_us: u64,
+    /// All tasks waited for storage.
+    pub io_full_us: u64,
+}
+
+impl Stalls {
+    /// The longest of what came since `earlier`.
+    fn longest_since(self, earlier: Self) -> u64 {
+        let pairs = [
+            (self.cpu_some_us, earlier.cpu_some_us),
+            (self.memory_full_us, earlier.memory_full_us),
+            (self.io_full_us, earlier.io_full_us),
+        ];
+        pairs.into_iter().map(|(now, before)| now.saturating_sub(before)).max().unwrap_or(0)
+    }
+}
+
 /// A node's score over time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Score {
-    last: Option<(u64, u64)>,
+    last: Option<(u64, Stalls)>,
     pressure_percent: f64,
     overloaded_since_ms: Option<u64>,
     percent: u8,
@@ -42,15 +66,15 @@ impl Default for Score {
 }
 
 impl Score {
-    /// Takes a reading: milliseconds of CLOCK_BOOTTIME and the stalled microseconds in all. Returns how much of its weight the node
-    /// should get, in percent; 0 is "nothing new".
-    pub fn sample(&mut self, now_ms: u64, stalled_total_us: u64) -> u8 {
-        let Some((last_ms, last_us)) = self.last.replace((now_ms, stalled_total_us)) else { return self.percent };
+    /// Takes a reading, at a time in milliseconds of CLOCK_BOOTTIME. Returns how much of its weight the node should get, in percent;
+    /// 0 is "nothing new".
+    pub fn sample(&mut self, now_ms: u64, stalls: Stalls) -> u8 {
+        let Some((last_ms, before)) = self.last.replace((now_ms, stalls)) else { return self.percent };
         let passed_ms = now_ms.saturating_sub(last_ms);
         if passed_ms == 0 {
             return self.percent;
         }
-        let stalled_ms = stalled_total_us.saturating_sub(last_us) as f64 / 1_000.0;
+        let stalled_ms = stalls.longest_since(before) as f64 / 1_000.0;
         let now_percent = (100.0 * stalled_ms / passed_ms as f64).min(100.0);
         let keep = (-(passed_ms as f64) / SMOOTHING_MS).exp();
         self.pressure_percent = self.pressure_percent * keep + now_percent * (1.0 - keep);
@@ -111,7 +135,7 @@ mod tests {
             .map(|_| {
                 clock.0 += 1_000;
                 clock.1 += pressure_percent * 10_000;
-                score.sample(clock.0, clock.1)
+                score.sample(clock.0, Stalls { cpu_some_us: clock.1, ..Stalls::default() })
             })
             .collect()
     }
@@ -151,10 +175,28 @@ mod tests {
     }
 
     #[test]
+    fn any_resource_that_is_short_counts_and_they_do_not_add_up() {
+        let stalled = |seconds: u64, [cpu, memory, io]: [u64; 3]| Stalls {
+            cpu_some_us: seconds * cpu * 10_000,
+            memory_full_us: seconds * memory * 10_000,
+            io_full_us: seconds * io * 10_000,
+        };
+        let after = |percents| {
+            let mut score = Score::default();
+            (0..20).map(|second| score.sample(second * 1_000, stalled(second, percents))).last()
+        };
+        assert_eq!(after([99, 0, 0]), Some(0));
+        assert_eq!(after([0, 99, 0]), Some(0));
+        assert_eq!(after([0, 0, 99]), Some(0));
+        assert_eq!(after([50, 50, 50]), Some(100));
+    }
+
+    #[test]
     fn a_counter_that_began_anew_is_no_pressure() {
         let mut score = Score::default();
-        score.sample(0, 1_000_000_000);
-        assert_eq!(score.sample(1_000, 5), 100);
+        let cpu = |cpu_some_us| Stalls { cpu_some_us, ..Stalls::default() };
+        score.sample(0, cpu(1_000_000_000));
+        assert_eq!(score.sample(1_000, cpu(5)), 100);
         assert_eq!(score.agent_check_line(), "up 100%\n");
     }
 }

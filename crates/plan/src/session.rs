@@ -10,10 +10,12 @@
 
 pub mod follower;
 pub mod message;
+pub mod route;
 pub mod upstream;
 
 pub use follower::{Follower, FollowerEffect};
 pub use message::{Batch, Command, DownMessage, FRAME_LEN_MAX, JoinReply, JoinRequest, Snapshot, UpMessage};
+pub use route::{Place, Route};
 pub use upstream::{Upstream, UpstreamEffect};
 
 #[cfg(test)]

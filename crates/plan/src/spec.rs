@@ -1,5 +1,9 @@
 //! What each node should be: the small part of its desired state, made from the fleet.
 
+mod certificate;
+
+pub use certificate::CertificateDigest;
+
 use phalanx_model::cluster::{ClusterKind, Role};
 use phalanx_model::server::InternalNet;
 use phalanx_model::share::{Marker, SharePath};
@@ -9,13 +13,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// The ports that Phalanx itself listens on.
+///
+/// On machines with accounts they are below 1,024, which no account may bind: otherwise one could take an agent's port while the agent
+/// starts anew. They are also below 512, where neither NFS nor other clients of RPC look for a port to speak from, and unassigned by
+/// IANA. Accounts can't connect to them ([`crate::account::accounts_nft`]).
 pub mod port {
     /// The panel's, for masters: mTLS, the protocol of [`crate::session`].
     pub const PANEL: u16 = 7400;
     /// An agent's, for its slaves: mTLS, the same protocol. Joining machines come here too.
-    pub const AGENT: u16 = 7401;
+    pub const AGENT: u16 = 341;
     /// An agent's load score for balancers: HAProxy's agent-check line.
-    pub const SCORE: u16 = 7402;
+    pub const SCORE: u16 = 342;
     /// The panel's API and pages.
     pub const API: u16 = 8080;
 }
@@ -37,6 +45,11 @@ impl ClusterSpec {
         let node = self.nodes.get(server)?.clone();
         Some(ClusterSpec { nodes: BTreeMap::from([(server.clone(), node)]), ..self.clone() })
     }
+
+    /// Whether this is the newest certificate of `server`, a node of this cluster. A node whose machine never joined has none.
+    pub fn is_current(&self, server: &Name, certificate: &CertificateDigest) -> bool {
+        self.nodes.get(server).is_some_and(|node| node.certificate.as_ref() == Some(certificate))
+    }
 }
 
 /// The small part of one node's desired state.
@@ -48,6 +61,8 @@ pub struct NodeSpec {
     pub role: Role,
     /// Its main internal address.
     pub address: InternalNet,
+    /// Its newest certificate, the only one that its master accepts; none where no machine has joined as this server.
+    pub certificate: Option<CertificateDigest>,
     /// Addresses of the machines that it works with, by name: the nodes of its cluster, and the masters of its NAS and balancers.
     pub peers: BTreeMap<Name, Ipv4Addr>,
     /// What it does.
@@ -79,7 +94,7 @@ pub struct WebSpec {
     pub extra_addresses: BTreeSet<InternalNet>,
     /// Replies from these addresses go through this balancer address, so that the client's own address can be kept.
     pub reply_routes: BTreeMap<Ipv4Addr, Ipv4Addr>,
-    /// The addresses of balancers: whose X-Forwarded-For is believed, and who asks for health.
+    /// The addresses of balancers: who asks for health.
     pub balancers: BTreeSet<Ipv4Addr>,
     /// Directives put at the end of every account's httpd configuration.
     pub httpd_directives: Vec<String>,
@@ -168,10 +183,14 @@ pub struct BackendSpec {
     pub drained: bool,
 }
 
-/// What every node of `cluster` should be.
+/// What every node of `cluster` should be; `certificates` has the newest of each server that has joined.
 ///
 /// Returns nothing where the fleet has no such cluster.
-pub fn cluster_spec(fleet: &Fleet, cluster: &Name) -> Option<ClusterSpec> {
+pub fn cluster_spec(
+    fleet: &Fleet,
+    certificates: &BTreeMap<Name, CertificateDigest>,
+    cluster: &Name,
+) -> Option<ClusterSpec> {
     let found = fleet.clusters.get(cluster)?;
     let peers = peers(fleet, found);
     let nodes = found.nodes().map(|(server, role, _)| {
@@ -184,7 +203,8 @@ pub fn cluster_spec(fleet: &Fleet, cluster: &Name) -> Option<ClusterSpec> {
             ClusterKind::Balancer => Work::Balancer(balancer_spec(fleet, cluster)),
             ClusterKind::Mail => Work::Mail,
         };
-        (server.clone(), NodeSpec { server: server.clone(), role, address, peers, work })
+        let certificate = certificates.get(server).copied();
+        (server.clone(), NodeSpec { server: server.clone(), role, address, certificate, peers, work })
     });
     Some(ClusterSpec { cluster: cluster.clone(), master: found.master.clone(), nodes: nodes.collect() })
 }

@@ -171,6 +171,8 @@ pub enum Step {
     Unexport,
     /// Remove the accounts' nftables table.
     RemoveTable,
+    /// Remove the balancer's nftables table.
+    RemoveTranslation,
     /// Remove a rule.
     RemoveRule(RouteRule),
     /// Remove the default route of one of our tables.
@@ -237,6 +239,7 @@ impl Step {
             | Self::Unlink { .. }
             | Self::Unexport
             | Self::RemoveTable
+            | Self::RemoveTranslation
             | Self::RemoveRule(_)
             | Self::RemoveRoute(_)
             | Self::RemoveAddress { .. }
@@ -253,7 +256,7 @@ impl Step {
             Self::EndAccounts => 2,
             Self::Unlink { .. } => 3,
             Self::Unexport => 4,
-            Self::RemoveTable => 5,
+            Self::RemoveTable | Self::RemoveTranslation => 5,
             Self::RemoveMount { .. } => 6,
             Self::RemoveRule(_) => 7,
             Self::RemoveRoute(_) => 8,
@@ -290,6 +293,7 @@ impl Step {
             Self::Unlink { .. } => "unlink",
             Self::Unexport => "unexport",
             Self::RemoveTable => "remove-table",
+            Self::RemoveTranslation => "remove-translation",
             Self::RemoveRule(_) => "remove-rule",
             Self::RemoveRoute(_) => "remove-route",
             Self::RemoveAddress { .. } => "remove-address",

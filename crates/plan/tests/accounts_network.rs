@@ -4,6 +4,7 @@
 
 use phalanx_model::Uid;
 use phalanx_plan::account::accounts_nft;
+use phalanx_plan::spec::port;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -147,5 +148,15 @@ fn accounts_are_kept_apart() {
     assert!(space.reaches(NOBODY, "127.0.0.1:9001") && !space.reaches(a.get(), "127.0.0.1:9001"));
     let resolver = space.listen(0, "127.0.0.1:53");
     assert!(space.reaches(a.get(), "127.0.0.1:53"), "the resolver is for everybody");
+    // What an account may not reach is an agent's port, on any address; others reach it.
+    space.succeed(&["ip", "address", "add", "10.9.0.11/32", "dev", "lo"], "");
+    for port in [port::AGENT, port::SCORE] {
+        for ip in ["127.0.0.1", "10.9.0.11"] {
+            let at = format!("{ip}:{port}");
+            let agent = space.listen(0, &at);
+            assert!(space.reaches(NOBODY, &at) && !space.reaches(a.get(), &at), "{at}");
+            drop(agent);
+        }
+    }
     drop((private, service, resolver));
 }

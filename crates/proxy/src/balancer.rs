@@ -30,6 +30,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 const OBSERVE_EVERY: Duration = Duration::from_secs(10);
 /// How often established flows are counted.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
+/// How long those who were about to connect when the table changed may take.
+const SETTLE: Duration = Duration::from_millis(500);
 /// Results that may wait for the owner of the state.
 const OUTCOMES_MAX: usize = 1_024;
 
@@ -65,10 +67,11 @@ pub async fn run(config_path: &Path) -> anyhow::Result<()> {
                 owner.apply().await;
                 owner.end_attempts().await;
                 owner.end_lost_flows().await;
+                owner.recount();
                 owner.report();
             }
             _ = observe.tick() => owner.observe().await,
-            _ = count.tick() => owner.flows.count_soon(&owner.config),
+            _ = count.tick(), if owner.recount == Recount::Done => owner.flows.count_soon(&owner.config),
             _ = hangup.recv() => owner.reload(config_path),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -84,6 +87,18 @@ fn ticker(period: Duration) -> tokio::time::Interval {
     ticker
 }
 
+/// After a change of the configuration, flows are counted anew, and not before the table is as it says and those who were about to
+/// connect have done so: a drained node that has no flows then gets none any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Recount {
+    /// The table is still to be made.
+    AfterTable,
+    /// The table is made since then.
+    Since(Instant),
+    /// The count has begun; from now on it is made at its times.
+    Done,
+}
+
 /// All that the balancer's one task owns.
 struct Owner {
     config: BalancerConfig,
@@ -92,6 +107,8 @@ struct Owner {
     kernel: Kernel,
     flows: Flows,
     reporter: Reporter,
+    /// How far the flows are counted since the configuration changed.
+    recount: Recount,
     /// Whether a node was found lost since its flows were looked at.
     lost_anew: bool,
     started: Instant,
@@ -106,6 +123,7 @@ impl Owner {
             kernel: Kernel::default(),
             flows: Flows::default(),
             reporter: Reporter::new(),
+            recount: Recount::AfterTable,
             lost_anew: false,
             started: Instant::now(),
         };
@@ -124,6 +142,9 @@ impl Owner {
                 self.config = config;
                 self.adopt();
                 self.reporter.mended();
+                self.recount = Recount::AfterTable;
+                self.flows.forget();
+                self.report();
                 tracing::info!("read {} again: {} services", path.display(), self.config.services.len());
             }
             Err(error) => self.reporter.problem(&format!("the configuration in use is kept: {error}")),
@@ -150,7 +171,11 @@ impl Owner {
             // What somebody did to the table would vanish with it untold.
             self.tell_drift().await;
         }
-        match self.kernel.apply(&decision, &self.config.internal_networks).await {
+        let applied = self.kernel.apply(&decision, &self.config.internal_networks).await;
+        if applied.is_ok() && self.recount == Recount::AfterTable {
+            self.recount = Recount::Since(Instant::now());
+        }
+        match applied {
             Ok(Applied::Unchanged) => {}
             Ok(Applied::Changed) => {
                 self.reporter.mended();
@@ -207,6 +232,17 @@ impl Owner {
                 }
                 Err(error) => self.reporter.problem(&format!("flows to {} can't be ended: {error:#}", lost.target)),
             }
+        }
+    }
+
+    /// Counts anew, once it is time to.
+    fn recount(&mut self) {
+        if let Recount::Since(made) = self.recount
+            && made.elapsed() >= SETTLE
+        {
+            self.recount = Recount::Done;
+            self.flows.forget();
+            self.flows.count_soon(&self.config);
         }
     }
 

@@ -115,7 +115,7 @@ mod tests {
             "x.json: \"listen\" is empty: name at least one address and port"
         );
         let weight = r#"{"services":[{"external":"192.0.2.1:80","cluster":"web","backends":[
-            {"server":"web1","target":"10.9.0.11:80","score":"10.9.0.11:7402","weight":0,"drained":false}]}]}"#;
+            {"server":"web1","target":"10.9.0.11:80","score":"10.9.0.11:342","weight":0,"drained":false}]}]}"#;
         assert_eq!(refusal(weight), "x.json: 192.0.2.1:80: the weight of web1 is 0; it must be 1 to 100");
     }
 }

@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tokio::runtime::{Builder, Runtime};
 
 /// The data plane of Phalanx.
 #[derive(Debug, Parser)]
@@ -50,10 +51,18 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         println!("{}: a valid configuration of {kind}", file.display());
         return Ok(());
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     match arguments.work {
-        Some(Work::Node { config }) => runtime.block_on(phalanx_proxy::node::run(&config)),
-        Some(Work::Balancer { config }) => runtime.block_on(phalanx_proxy::balancer::run(&config)),
+        // A node starts threads of its own for the connections.
+        Some(Work::Node { config }) => {
+            runtime(Builder::new_current_thread())?.block_on(phalanx_proxy::node::run(&config))
+        }
+        Some(Work::Balancer { config }) => {
+            runtime(Builder::new_multi_thread())?.block_on(phalanx_proxy::balancer::run(&config))
+        }
         None => anyhow::bail!("say what to do: node, balancer or --check FILE"),
     }
+}
+
+fn runtime(mut builder: Builder) -> anyhow::Result<Runtime> {
+    builder.enable_all().build().context("starting the runtime")
 }

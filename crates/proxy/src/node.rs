@@ -4,6 +4,8 @@
 //! are bound, gone ones closed, connections go on; the access log is opened anew. On SIGTERM it accepts nothing new and lets
 //! requests under way come to their end, for a while.
 //!
+//! The thread that runs [`run`] keeps signals, listeners and the status; [`worker`]s serve the connections.
+//!
 //! Deliberately absent: TLS, and any content of its own beyond the pages that say why a site can't answer.
 
 pub mod access_log;
@@ -17,6 +19,7 @@ pub mod pages;
 mod pump;
 mod route;
 mod upstream;
+mod worker;
 
 use crate::{config, status};
 use access_log::AccessLog;
@@ -31,16 +34,18 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use std::net::SocketAddrV4;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
-use upstream::Pool;
+use worker::Workers;
 
 /// Open files that are not connections: the directory, logs, sockets.
 const OTHER_FILES: usize = 256;
+/// How long the end waits for the access log's last lines, if the disk hangs.
+const LOG_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What all connections share.
 #[derive(Debug)]
@@ -48,19 +53,14 @@ pub struct Node {
     config: RwLock<Arc<ProxyConfig>>,
     directory: Directory,
     launcher: Launcher,
-    pool: Pool,
+    workers: Workers,
     accounts: Accounts,
     health: Health,
     log: AccessLog,
     files_max: usize,
-    connections: AtomicUsize,
     requests_total: AtomicU64,
     errors_total: AtomicU64,
 }
-
-/// A client's connection, counted as long as this is kept.
-#[derive(Debug)]
-struct Connected(Arc<Node>);
 
 #[derive(Debug, Serialize)]
 struct Status {
@@ -98,7 +98,7 @@ pub async fn run(config_path: &Path) -> anyhow::Result<()> {
             _ = each_second.tick() => {
                 let status = node.status(started_unix_ms, listeners.unbound()).await;
                 writer.write(&node.config().paths.status, &status);
-                node.pool.sweep(&node.config().limits);
+                node.workers.pools().for_each(|pool| pool.sweep(&node.config().limits));
             }
             _ = hangup.recv() => {
                 node.reload(config_path);
@@ -111,6 +111,9 @@ pub async fn run(config_path: &Path) -> anyhow::Result<()> {
     listeners.close();
     stop.send_replace(true);
     node.wait_for_connections().await;
+    if !node.log.close(LOG_PATIENCE) {
+        tracing::warn!("ending before the last lines of the access log were written");
+    }
     Ok(())
 }
 
@@ -118,15 +121,15 @@ impl Node {
     fn start(config: ProxyConfig) -> anyhow::Result<Self> {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("reading the boot id")?;
         let log = AccessLog::start(&config.paths.access_log, config.server.as_str(), boot_id.trim());
+        let accounts = Accounts::default();
         Ok(Self {
-            directory: Directory::start(&config.paths.directory).context("starting threads for the directory")?,
-            launcher: Launcher::start(&config.paths.launcher),
-            pool: Pool::default(),
-            accounts: Accounts::default(),
+            directory: Directory::start(&config.paths.directory).context("starting the thread for the directory")?,
+            launcher: Launcher::start(&config.paths.launcher, accounts.clone()),
+            workers: Workers::start().context("starting threads for connections")?,
+            accounts,
             health: Health::start().context("starting the thread for the share's marker")?,
             log: log.context("starting the thread for the access log")?,
             files_max: raise_files_max(),
-            connections: AtomicUsize::new(0),
             requests_total: AtomicU64::new(0),
             errors_total: AtomicU64::new(0),
             config: RwLock::new(Arc::new(config)),
@@ -154,15 +157,9 @@ impl Node {
     }
 
     /// How many clients may be connected: as configured, and so that each can have an upstream connection too.
-    fn connections_max(&self) -> usize {
+    fn connections_max(&self, config: &ProxyConfig) -> usize {
         let possible = self.files_max.saturating_sub(OTHER_FILES) / 2;
-        self.config().limits.connections_max.min(possible.max(1))
-    }
-
-    fn connected(self: &Arc<Self>, max: usize) -> Option<Connected> {
-        let count = |count| if count < max { Some(count + 1) } else { None };
-        self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count).ok()?;
-        Some(Connected(self.clone()))
+        config.limits.connections_max.min(possible.max(1))
     }
 
     fn count(&self, status: u16) {
@@ -182,7 +179,7 @@ impl Node {
             started_unix_ms,
             requests_total: self.requests_total.load(Ordering::Relaxed),
             errors_total: self.errors_total.load(Ordering::Relaxed),
-            connections: self.connections.load(Ordering::Relaxed),
+            connections: self.workers.connections(),
             in_service: why.is_empty(),
             why,
             access_log_lines_lost: self.log.lost(),
@@ -192,19 +189,13 @@ impl Node {
 
     async fn wait_for_connections(&self) {
         let deadline = Instant::now() + Duration::from_millis(self.config().limits.shutdown_timeout_ms);
-        while self.connections.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
+        while self.workers.connections() > 0 && Instant::now() < deadline {
             sleep(Duration::from_millis(20)).await;
         }
-        let cut = self.connections.load(Ordering::Relaxed);
+        let cut = self.workers.connections();
         if cut > 0 {
             tracing::warn!("ending with {cut} connections still open");
         }
-    }
-}
-
-impl Drop for Connected {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

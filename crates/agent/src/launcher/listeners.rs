@@ -1,20 +1,17 @@
 //! Who holds an account's address: the account itself, or somebody who hopes to be taken for it.
 //!
-//! nftables lets nobody but the owner answer from an account's address, so that squatting gains nothing but that the account's own
-//! httpd can't bind. Squatters that are accounts are ended, and that is logged; what belongs to the system is not ours to end.
+//! An account's port is below 1,024, where an account's httpd may bind and nothing that a customer runs; and nftables lets nobody but the
+//! owner answer from an account's address. So a squatter needs a hole in httpd or in this node, and gains only that the account
+//! can't start. It is ended all the same, and that is logged; what belongs to the system is not ours to end.
 //!
-//! Who listens is in the kernel's tables, which are slow to read on a busy machine. Who has only bound the address is in no table: such
-//! a socket is found by asking every socket of every account's processes for its name. (Containers may forbid pidfd_getfd(2); there
-//! only those who listen are found.)
+//! Who listens is in the kernel's tables. Who has only bound the address is in none and is not looked for.
 
 use anyhow::Context;
 use phalanx_model::Uid;
 use phalanx_model::account::ACCOUNT_PORT;
-use rustix::fd::OwnedFd;
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open, pidfd_send_signal};
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 /// A listening socket that holds an account's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,50 +64,43 @@ pub struct Squatter {
     pub pid: i32,
 }
 
-/// Ends every process of another account than `owner` that has a TCP socket bound to `owner`'s address and port.
+/// Ends every process of another account than `owner` that listens on `owner`'s address and port.
 ///
 /// # Errors
 /// `/proc` can't be listed.
 pub fn end_squatters(owner: Uid) -> anyhow::Result<Vec<Squatter>> {
-    let listening: BTreeSet<u64> = of(owner.loopback())?.into_iter().map(|listener| listener.inode).collect();
+    let others = of(owner.loopback())?.into_iter().filter(|listener| listener.uid != owner.get());
+    let sockets: BTreeMap<u64, Uid> =
+        others.filter_map(|other| Some((other.inode, Uid::try_from(other.uid).ok()?))).collect();
     let mut ended = Vec::new();
+    if sockets.is_empty() {
+        return Ok(ended);
+    }
     for entry in std::fs::read_dir("/proc").context("listing /proc")?.filter_map(Result::ok) {
         let Some(number) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         let Some(pid) = Pid::from_raw(number) else { continue };
         // Held before it is looked at: the number can't pass to another process in between.
         let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
-        let Ok(metadata) = entry.metadata() else { continue };
-        let Ok(uid) = Uid::try_from(metadata.uid()) else { continue };
-        let is_squatter = uid != owner && holds(&process, number, owner.loopback(), &listening);
-        if is_squatter && pidfd_send_signal(&process, Signal::KILL).is_ok() {
+        let Some(uid) = holder(number, &sockets) else { continue };
+        if pidfd_send_signal(&process, Signal::KILL).is_ok() {
             ended.push(Squatter { uid, pid: number });
         }
     }
     Ok(ended)
 }
 
-fn holds(process: &OwnedFd, pid: i32, address: Ipv4Addr, listening: &BTreeSet<u64>) -> bool {
-    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    descriptors.filter_map(Result::ok).any(|entry| {
-        let inode = std::fs::read_link(entry.path()).ok().and_then(|to| socket_inode(to.to_str()?));
-        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        let (Some(inode), Some(number)) = (inode, number) else { return false };
-        listening.contains(&inode) || is_bound_to(process, number, address)
+/// Whose socket a process has open, of these.
+fn holder(pid: i32, sockets: &BTreeMap<u64, Uid>) -> Option<Uid> {
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    descriptors.filter_map(Result::ok).find_map(|entry| {
+        let inode = std::fs::read_link(entry.path()).ok().and_then(|to| socket_inode(to.to_str()?))?;
+        sockets.get(&inode).copied()
     })
 }
 
 /// `socket:[12345]`
 fn socket_inode(link: &str) -> Option<u64> {
     link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-}
-
-fn is_bound_to(process: &OwnedFd, descriptor: i32, address: Ipv4Addr) -> bool {
-    let Ok(socket) = pidfd_getfd(process, descriptor, PidfdGetfdFlags::empty()) else { return false };
-    let name = rustix::net::getsockname(&socket).ok().and_then(|name| SocketAddr::try_from(name).ok());
-    name.is_some_and(|name| {
-        let ip = name.ip().to_canonical();
-        name.port() == ACCOUNT_PORT && (ip == IpAddr::V4(address) || ip.is_unspecified())
-    })
 }
 
 #[cfg(test)]

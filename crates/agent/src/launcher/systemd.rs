@@ -1,5 +1,6 @@
 //! An account's units, through systemctl(1).
 
+use super::place::{properties, slice};
 use phalanx_host::command::{self, CommandError, LIMIT};
 use phalanx_host::service;
 use phalanx_model::{Limits, Uid};
@@ -7,11 +8,6 @@ use std::time::Duration;
 
 /// Daemons finish requests before they end; the units' own bound is ten seconds.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
-
-/// The slice of an account: all that it runs.
-pub fn slice(uid: Uid) -> String {
-    format!("phalanx-account-{uid}.slice")
-}
 
 /// Asks for an account's httpd, with the socket of its PHP, and does not wait.
 ///
@@ -37,20 +33,12 @@ pub async fn failure(uid: Uid) -> Result<Option<String>, CommandError> {
     Ok((is_over && !has_job).then(|| values.join(" ")))
 }
 
-/// Sets what an account may use, until the machine's next boot.
+/// Tells systemd what an account may use whose slice it knows already.
 ///
 /// # Errors
 /// systemd's words.
 pub async fn limit(uid: Uid, limits: &Limits) -> Result<(), CommandError> {
-    let Limits { cpu_percent, memory_mib, processes, io_weight } = limits;
-    let properties = [
-        format!("CPUQuota={cpu_percent}%"),
-        format!("MemoryMax={memory_mib}M"),
-        // What does not fit is ended, not swapped: swapping would slow the neighbours.
-        "MemorySwapMax=0".to_owned(),
-        format!("TasksMax={processes}"),
-        format!("IOWeight={io_weight}"),
-    ];
+    let properties = properties(limits);
     let slice = slice(uid);
     let mut args = vec!["set-property", "--runtime", &slice];
     args.extend(properties.iter().map(String::as_str));
@@ -93,12 +81,4 @@ pub async fn revive_sockets() -> Result<(), CommandError> {
     let mut args = vec!["start", "--no-block"];
     args.extend(failed);
     command::succeed("systemctl", &args, LIMIT).await.map(drop)
-}
-
-/// Has systemd read drop-ins anew. Needed only when one changed that was there before; new ones it finds by itself.
-///
-/// # Errors
-/// systemd's words.
-pub async fn read_drop_ins() -> Result<(), CommandError> {
-    command::succeed("systemctl", &["daemon-reload"], STOP_LIMIT).await.map(drop)
 }

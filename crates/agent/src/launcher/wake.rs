@@ -1,44 +1,43 @@
 //! Waking one account: everything between "it sleeps" and "its httpd accepts connections".
 //!
-//! What an account's units need from outside is put into `/run`: its socket directory, which root owns and only the account may enter,
-//! and a drop-in for each unit that binds the home, since a unit's name can hold the uid but not the account's name and share as
-//! well. systemd finds new drop-ins by itself; one that changes, which happens when an account moves, costs a daemon-reload.
-//!
-//! Systemd, nft and the look at the share run side by side; the port is then tried every other millisecond.
+//! The account's place in `/run` ([`place`](super::place)) is made first. Then systemd, nft and the look at the share run side by side,
+//! and the port is tried until it is open.
 
 use super::listeners::{self, Listener, Squatter};
+use super::place::{Limited, Places, home_on};
 use super::protocol::Refusal;
 use super::{phrase, systemd};
 use anyhow::Context;
 use phalanx_host::command::{self, CommandError, LIMIT};
 use phalanx_host::facts;
 use phalanx_model::account::ACCOUNT_PORT;
-use phalanx_model::share::{HOMES, mount_point};
-use phalanx_model::{Account, Limits, Name, Uid};
-use phalanx_plan::account::home;
+use phalanx_model::{Account, Name, Uid};
 use phalanx_plan::guard_config::{VERDICTS, Verdict};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
-/// Where accounts' socket directories are.
-const RUN: &str = "/run/phalanx/account";
-/// Where drop-ins of this boot are.
-const UNITS: &str = "/run/systemd/system";
 /// A home that is not seen within this time is on a share that hangs.
 const HOME_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection over loopback is accepted or refused at once, unless nftables drops the answer of a squatter.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
-const POLL: Duration = Duration::from_millis(2);
+/// No httpd is up sooner.
+const FIRST_TRY: Duration = Duration::from_millis(15);
+/// A port is tried again after this part of the time that was waited for it, within these bounds: many may be waited for at once.
+const NEXT_TRY_PART: u32 = 25;
+const NEXT_TRY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 /// How often systemd is asked whether an httpd that does not answer has failed.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_secs(1);
+/// How many addresses get their owner together. An element says whom an address belongs to whether or not the account is awake, or is
+/// at all; so neighbours in number share the cost of a call of nft.
+const OWNERS_AT_ONCE: u32 = 64;
 
 /// An account as it was woken.
 #[derive(Debug, Clone)]
@@ -54,19 +53,22 @@ pub struct Woken {
 /// What the launcher remembers across wakes, so that it does nothing twice.
 #[derive(Debug)]
 pub struct Cell {
-    /// Accounts whose address is in the set of owners.
+    places: Places,
+    /// The first accounts of the blocks whose addresses are in the set of owners.
     owners: Mutex<BTreeSet<Uid>>,
-    /// The limits that were set for accounts' slices.
-    limits: Mutex<HashMap<Uid, Limits>>,
     /// Looks at shares under way, which may hang: each keeps its permit until it really ends.
     looks: Arc<Semaphore>,
 }
 
 impl Cell {
     /// Nothing is known yet. `looks_max` bounds how many threads a share that hangs can hold.
-    pub fn new(looks_max: usize) -> Self {
-        let looks = Arc::new(Semaphore::new(looks_max));
-        Self { owners: Mutex::default(), limits: Mutex::default(), looks }
+    ///
+    /// # Errors
+    /// The limits that accounts have in common can't be written.
+    pub fn new(looks_max: usize) -> anyhow::Result<Self> {
+        let places = Places::default();
+        places.write_common_limits()?;
+        Ok(Self { places, owners: Mutex::default(), looks: Arc::new(Semaphore::new(looks_max)) })
     }
 
     /// Mends what accounts that are awake need and may have lost: their addresses in the set, if the table was made anew; the
@@ -80,39 +82,54 @@ impl Cell {
         }
     }
 
+    /// Applies the limits of an account that was awake before the launcher, if they changed while nobody was there to see it.
+    pub async fn adopt(&self, account: &Account) {
+        let done = async {
+            if self.places.write_limits(account)? != Limited::AsBefore {
+                systemd::limit(account.uid, &account.limits).await?;
+            }
+            anyhow::Ok(())
+        };
+        if let Err(error) = done.await {
+            tracing::error!("account {}: {error:#}", account.uid);
+        }
+    }
+
     /// Applies new limits or another PHP to an account that is awake.
     pub async fn adjust(&self, was: &Account, is: &Account) {
         let done = async {
-            self.limit(is).await?;
-            if was.php != is.php {
-                write_if_other(&run_directory(is.uid).join("php.env"), &php_env(is)).map_err(|e| failed(&e))?;
-                systemd::stop_php(is.uid).await.map_err(|e| failed(&e))?;
+            if was.limits != is.limits {
+                self.places.write_limits(is)?;
+                systemd::limit(is.uid, &is.limits).await?;
             }
-            Ok::<(), Refusal>(())
+            if was.php != is.php {
+                self.places.write_php(is)?;
+                systemd::stop_php(is.uid).await?;
+            }
+            anyhow::Ok(())
         };
         match done.await {
             Ok(()) => tracing::info!("account {} has new limits or another PHP", is.uid),
-            Err(refusal) => tracing::error!("account {}: {}", is.uid, refusal.why),
+            Err(error) => tracing::error!("account {}: {error:#}", is.uid),
         }
     }
 
     async fn own_address(&self, uid: Uid) -> Result<(), Refusal> {
-        if lock(&self.owners).contains(&uid) {
+        let block = block(uid);
+        let Some(first) = block.first().copied() else { return Ok(()) };
+        if lock(&self.owners).contains(&first) {
             return Ok(());
         }
-        add_owners(&[uid]).await.map_err(|e| failed(&e))?;
-        lock(&self.owners).insert(uid);
+        add_owners(&block).await.map_err(|e| failed(&e))?;
+        lock(&self.owners).insert(first);
         Ok(())
     }
+}
 
-    async fn limit(&self, account: &Account) -> Result<(), Refusal> {
-        if lock(&self.limits).get(&account.uid) == Some(&account.limits) {
-            return Ok(());
-        }
-        systemd::limit(account.uid, &account.limits).await.map_err(|e| failed(&e))?;
-        lock(&self.limits).insert(account.uid, account.limits);
-        Ok(())
-    }
+/// An account and its neighbours in number.
+fn block(uid: Uid) -> Vec<Uid> {
+    let first = uid.get() - uid.get() % OWNERS_AT_ONCE;
+    (first..first + OWNERS_AT_ONCE).filter_map(|number| Uid::try_from(number).ok()).collect()
 }
 
 /// The locks are held for a look at a map only; nothing in there can panic half-way.
@@ -131,19 +148,14 @@ pub async fn wake(cell: &Cell, account: Account, share: Name, limit: Duration) -
     match connect(uid).await {
         Connected::Yes if is_own(uid)? => return Ok(Woken { account, share, device }),
         Connected::Refused => {}
-        Connected::Yes | Connected::NoAnswer => drop(evict(uid).await?),
+        Connected::Yes | Connected::NoAnswer => evict(uid).await?,
     }
-    prepare(&account, &share).await?;
+    if cell.places.prepare(&account, &share).map_err(|e| retry(format!("{e:#}")))? == Limited::Changed {
+        systemd::limit(uid, &account.limits).await.map_err(|e| failed(&e))?;
+    }
     let start = async { systemd::start(uid).await.map_err(|e| failed(&e)) };
-    tokio::try_join!(see_home(cell, &account, &share), cell.own_address(uid), cell.limit(&account), start)?;
-    if let Err(refusal) = until_it_answers(uid, deadline).await {
-        // Perhaps somebody holds the address without listening.
-        if evict(uid).await? == 0 {
-            return Err(refusal);
-        }
-        systemd::start(uid).await.map_err(|e| failed(&e))?;
-        until_it_answers(uid, deadline).await?;
-    }
+    tokio::try_join!(start, see_home(cell, &account, &share), cell.own_address(uid))?;
+    until_it_answers(cell, uid, deadline).await?;
     Ok(Woken { account, share, device })
 }
 
@@ -181,78 +193,14 @@ fn is_own(uid: Uid) -> Result<bool, Refusal> {
     Ok(found.iter().any(|l| l.is_exact && l.uid == uid.get()))
 }
 
-/// Ends other accounts' processes that hold this one's address; says how many there were.
-async fn evict(uid: Uid) -> Result<usize, Refusal> {
+/// Ends other accounts' processes that listen on this one's address.
+async fn evict(uid: Uid) -> Result<(), Refusal> {
     let ended = tokio::task::spawn_blocking(move || listeners::end_squatters(uid)).await;
     let ended = ended.map_err(|e| failed(&e))?.map_err(|e| retry(format!("{e:#}")))?;
     for Squatter { uid: squatter, pid } in &ended {
         tracing::error!("account {squatter} held the address of account {uid}; its process {pid} was ended");
     }
-    Ok(ended.len())
-}
-
-/// The account's place in `/run`, and the drop-ins that bind its home.
-async fn prepare(account: &Account, share: &Name) -> Result<(), Refusal> {
-    let at = |path: &Path, error: std::io::Error| retry(format!("{}: {error}", path.display()));
-    let directory = run_directory(account.uid);
-    make_directory(&directory, account.uid).map_err(|e| at(&directory, e))?;
-    let env = directory.join("php.env");
-    write_if_other(&env, &php_env(account)).map_err(|e| at(&env, e))?;
-    let mut has_changed = false;
-    for unit in ["phalanx-httpd", "phalanx-httpd-alt", "phalanx-php"] {
-        let path = PathBuf::from(UNITS).join(format!("{unit}@{}.service.d/home.conf", account.uid));
-        has_changed |= write_if_other(&path, &drop_in(account, share)).map_err(|e| at(&path, e))?;
-    }
-    if has_changed {
-        systemd::read_drop_ins().await.map_err(|e| failed(&e))?;
-    }
     Ok(())
-}
-
-fn run_directory(uid: Uid) -> PathBuf {
-    Path::new(RUN).join(uid.to_string())
-}
-
-/// Root's, and only the account may enter: it can use what is in there, but put nothing in its place.
-fn make_directory(path: &Path, uid: Uid) -> std::io::Result<()> {
-    std::fs::create_dir_all(path)?;
-    std::os::unix::fs::chown(path, Some(0), Some(uid.get()))?;
-    std::fs::set_permissions(path, PermissionsExt::from_mode(0o750))
-}
-
-/// Names are of `a-z`, `0-9` and `-`, so that nothing here can mean anything else to systemd.
-fn drop_in(account: &Account, share: &Name) -> String {
-    let (name, home) = (&account.name, home(&account.name));
-    let from = home_on(share, name);
-    format!(
-        "[Service]\nBindPaths={}:{home}\nEnvironment=HOME={home} USER={name} LOGNAME={name} TMPDIR={home}/tmp\n",
-        from.display()
-    )
-}
-
-fn php_env(account: &Account) -> String {
-    format!("PHP_VERSION={}\n", account.php)
-}
-
-fn home_on(share: &Name, account: &Name) -> PathBuf {
-    Path::new(&mount_point(share)).join(HOMES).join(account.as_str())
-}
-
-/// Writes a file unless it has this content. Says whether another content was there.
-fn write_if_other(path: &Path, content: &str) -> std::io::Result<bool> {
-    let had = match std::fs::read_to_string(path) {
-        Ok(text) if text == content => return Ok(false),
-        Ok(_) => true,
-        Err(error) if error.kind() == ErrorKind::NotFound => false,
-        Err(error) => return Err(error),
-    };
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory)?;
-    }
-    let beside = path.with_extension("new");
-    std::fs::write(&beside, content)?;
-    std::fs::rename(&beside, path)?;
-    Ok(had)
 }
 
 /// The home is a directory of the account's. Looked at in a thread, which a share that hangs may keep.
@@ -305,9 +253,12 @@ async fn connect(uid: Uid) -> Connected {
     }
 }
 
-async fn until_it_answers(uid: Uid, deadline: Instant) -> Result<(), Refusal> {
-    let mut next_look = Instant::now() + LOOK;
-    while connect(uid).await != Connected::Yes {
+/// Waits until the httpd accepts connections and the door to PHP is there, which systemd makes while httpd starts.
+async fn until_it_answers(cell: &Cell, uid: Uid, deadline: Instant) -> Result<(), Refusal> {
+    let begin = Instant::now();
+    let mut next_look = begin + LOOK;
+    sleep(FIRST_TRY).await;
+    while !(connect(uid).await == Connected::Yes && cell.places.has_php_socket(uid)) {
         let now = Instant::now();
         if now > deadline {
             return Err(retry(format!("the httpd of account {uid} took too long to start")));
@@ -320,7 +271,8 @@ async fn until_it_answers(uid: Uid, deadline: Instant) -> Result<(), Refusal> {
                 return Err(retry(why));
             }
         }
-        sleep(POLL).await;
+        let (shortest, longest) = NEXT_TRY;
+        sleep(((now - begin) / NEXT_TRY_PART).clamp(shortest, longest)).await;
     }
     Ok(())
 }
@@ -338,29 +290,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_drop_in_binds_the_home_and_nothing_else() {
-        let account = crate::launcher::tests::account(Uid::FIRST);
-        expect_lines(
-            &drop_in(&account, &"web".parse().expect("a name")),
-            &[
-                "[Service]",
-                "BindPaths=/srv/phalanx/web/home/alice:/home/alice",
-                "Environment=HOME=/home/alice USER=alice LOGNAME=alice TMPDIR=/home/alice/tmp",
-            ],
-        );
-    }
-
-    fn expect_lines(text: &str, lines: &[&str]) {
-        assert_eq!(text.lines().collect::<Vec<_>>(), lines);
-    }
-
-    #[test]
-    fn a_file_is_replaced_only_by_other_content() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("unit.service.d/home.conf");
-        assert!(!write_if_other(&path, "a").expect("made"));
-        assert!(!write_if_other(&path, "a").expect("the same"));
-        assert!(write_if_other(&path, "b").expect("another"));
-        assert_eq!(std::fs::read_to_string(&path).expect("there"), "b");
+    fn neighbours_in_number_get_their_addresses_together() {
+        let uid = |place| Uid::try_from(Uid::FIRST.get() + place).expect("in the range");
+        let whole = block(uid(1_000));
+        assert_eq!(whole.len(), OWNERS_AT_ONCE as usize);
+        assert!(whole.contains(&uid(1_000)) && whole.iter().all(|neighbour| block(*neighbour) == whole));
+        assert!(block(Uid::FIRST).contains(&Uid::FIRST) && block(Uid::LAST).contains(&Uid::LAST));
     }
 }

@@ -1,7 +1,8 @@
 //! The links to slaves: a master serves them its own spec and its own directory, and relays what goes up and down.
 //!
-//! A machine without a certificate may send one message, a join, which is relayed. A member that is no node of this cluster (any
-//! more) is told so and gets nothing of the directory.
+//! A machine without a certificate may send one message, a join, which is relayed. Of a node of this cluster only the newest certificate
+//! is accepted, which its spec names. A member that is no node of this cluster (any
+//! more) is told so, gets nothing of the directory, and is sent to where this master itself gets its orders: the panel.
 
 use super::up::read_ahead;
 use super::{watch_over, wire};
@@ -11,11 +12,12 @@ use anyhow::{Context, bail};
 use phalanx_host::directory::{ChangesRead, SnapshotReader};
 use phalanx_model::{Name, Position};
 use phalanx_plan::session::{DownMessage, JoinReply, UpMessage, Upstream, UpstreamEffect};
-use phalanx_plan::spec::{ClusterSpec, port};
+use phalanx_plan::spec::{CertificateDigest, ClusterSpec, port};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::io::WriteHalf;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncWriteExt as _, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -26,6 +28,10 @@ const CONNECTIONS_MAX: usize = 512;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 const JOIN_LIMIT: Duration = Duration::from_secs(15);
 const RETRY: Duration = Duration::from_secs(2);
+/// How long a peer that is sent on may take to close.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a member that is no node of this cluster may wait here: the panel may have sent it before it told us.
+const STRANGER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Serves slaves whenever this node is a master.
 pub async fn run(node: Arc<Node>) {
@@ -99,7 +105,8 @@ async fn serve(node: &Arc<Node>, tcp: TcpStream) -> anyhow::Result<()> {
     match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
         Some(certificate) => {
             let peer = server_of(certificate)?;
-            serve_slave(node, peer, stream).await
+            let certificate = CertificateDigest::of(certificate);
+            serve_slave(node, peer, certificate, stream).await
         }
         None => relay_join(node, stream).await,
     }
@@ -125,10 +132,30 @@ fn spec_for(adopted: &Adopted, peer: &Name) -> Option<(Position, Option<Box<Clus
     adopted.known.then_some((adopted.position, reduced))
 }
 
+/// Why a node with this certificate is not served: its machine has joined anew, or another one has in its place.
+fn outdated(adopted: &Adopted, peer: &Name, certificate: &CertificateDigest) -> Option<String> {
+    let spec = adopted.spec.as_ref().filter(|spec| spec.nodes.contains_key(peer))?;
+    let why = || format!("this certificate of {peer} is not the newest: join again with a new token");
+    (!spec.is_current(peer, certificate)).then(why)
+}
+
+/// Waits until the spec that names a certificate which was made a moment ago has come; says why not where it does not come.
+async fn until_current(node: &Node, peer: &Name, certificate: &CertificateDigest) -> Option<String> {
+    let mut adopted = node.adopted.subscribe();
+    let named = adopted.wait_for(|adopted| outdated(adopted, peer, certificate).is_none());
+    match tokio::time::timeout(STRANGER_LIMIT, named).await.map(drop) {
+        Ok(()) => None,
+        Err(_) => outdated(&node.adopted.borrow(), peer, certificate),
+    }
+}
+
 /// Where the directory stands for `peer`: nowhere for a machine that is no node of this cluster.
 fn head_for(node: &Node, peer: &Name) -> Position {
-    let is_node = node.adopted.borrow().spec.as_ref().is_some_and(|spec| spec.nodes.contains_key(peer));
-    if is_node { *node.directory.head.borrow() } else { Position::default() }
+    if is_node(node, peer) { *node.directory.head.borrow() } else { Position::default() }
+}
+
+fn is_node(node: &Node, peer: &Name) -> bool {
+    node.adopted.borrow().spec.as_ref().is_some_and(|spec| spec.nodes.contains_key(peer))
 }
 
 /// One slave's connection, as its driver sees it.
@@ -138,9 +165,23 @@ struct Serving<'n> {
     writer: WriteHalf<TlsStream<TcpStream>>,
     upstream: Upstream,
     snapshot: Option<SnapshotReader>,
+    /// When a member that is no node of this cluster is sent on.
+    stranger_until: Instant,
 }
 
-async fn serve_slave(node: &Arc<Node>, peer: Name, stream: TlsStream<TcpStream>) -> anyhow::Result<()> {
+async fn serve_slave(
+    node: &Arc<Node>,
+    peer: Name,
+    certificate: CertificateDigest,
+    mut stream: TlsStream<TcpStream>,
+) -> anyhow::Result<()> {
+    if let Some(why) = until_current(node, &peer, &certificate).await {
+        wire::write(&mut stream, &DownMessage::Refused { why: why.clone() }).await?;
+        // The peer closes when it has read why; closing first could cost it that (RFC 1122, 4.2.2.13).
+        stream.shutdown().await?;
+        tokio::time::sleep(FAREWELL).await;
+        bail!("{why}");
+    }
     let mut relayed = node.slave_connected(peer.clone());
     let mut adopted = node.adopted.subscribe();
     let mut head = node.directory.head.subscribe();
@@ -148,7 +189,15 @@ async fn serve_slave(node: &Arc<Node>, peer: Name, stream: TlsStream<TcpStream>)
     let upstream = Upstream::new(peer.clone(), spec, head_for(node, &peer));
     let (reader, writer) = tokio::io::split(stream);
     let (mut incoming, _reading) = read_ahead::<UpMessage>(reader);
-    let mut serving = Serving { node, peer: peer.clone(), writer, upstream, snapshot: None };
+    let mut serving = Serving {
+        node,
+        peer: peer.clone(),
+        writer,
+        upstream,
+        snapshot: None,
+        stranger_until: Instant::now() + STRANGER_LIMIT,
+    };
+    let mut looks = tokio::time::interval(Duration::from_secs(1));
     tracing::info!(%peer, "a slave is connected");
     loop {
         let effects = tokio::select! {
@@ -158,11 +207,19 @@ async fn serve_slave(node: &Arc<Node>, peer: Name, stream: TlsStream<TcpStream>)
             }
             changed = adopted.changed() => {
                 changed.context("the agent ends")?;
-                let spec = spec_for(&adopted.borrow_and_update(), &peer);
+                let (spec, outdated) = {
+                    let now = adopted.borrow_and_update();
+                    (spec_for(&now, &peer), outdated(&now, &peer, &certificate))
+                };
+                if let Some(why) = outdated {
+                    serving.carry_out(vec![UpstreamEffect::Close { why }]).await?;
+                }
                 let mut effects = spec.map_or(vec![], |(position, spec)| serving.upstream.on_spec(position, spec));
                 effects.extend(serving.upstream.on_head(head_for(node, &peer)));
+                effects.extend(serving.send_on());
                 effects
             }
+            _ = looks.tick() => serving.send_on(),
             changed = head.changed() => {
                 changed.context("the directory's thread ended")?;
                 head.mark_unchanged();
@@ -177,6 +234,21 @@ async fn serve_slave(node: &Arc<Node>, peer: Name, stream: TlsStream<TcpStream>)
 }
 
 impl Serving<'_> {
+    /// Sends a member on that is no node of this cluster: a slave of former days at once, one that came so after a while. Not while
+    /// this master is without orders itself: then it may be the one who does not know.
+    fn send_on(&mut self) -> Vec<UpstreamEffect> {
+        let now = Instant::now();
+        if is_node(self.node, &self.peer) {
+            self.stranger_until = now;
+            return vec![];
+        }
+        if now < self.stranger_until || !self.node.is_served.load(Ordering::Relaxed) {
+            return vec![];
+        }
+        let why = format!("{} is no node of the cluster that {} leads", self.peer, self.node.identity.server);
+        self.upstream.on_elsewhere(self.node.upstream(), why)
+    }
+
     /// Carries out effects and those that follow from them, in order.
     async fn carry_out(&mut self, effects: Vec<UpstreamEffect>) -> anyhow::Result<()> {
         let mut waiting = std::collections::VecDeque::from(effects);
@@ -194,6 +266,12 @@ impl Serving<'_> {
                 UpstreamEffect::Deliver(message) => {
                     self.node.take_from_slave(&self.peer, message).await;
                     vec![]
+                }
+                UpstreamEffect::HandedOver { why } => {
+                    // The peer closes when it has read where to go; closing first could cost it that (RFC 1122, 4.2.2.13).
+                    self.writer.shutdown().await?;
+                    tokio::time::sleep(FAREWELL).await;
+                    bail!("{why}");
                 }
                 UpstreamEffect::Close { why } => {
                     wire::write(&mut self.writer, &DownMessage::Refused { why: why.clone() }).await?;
@@ -216,5 +294,47 @@ impl Serving<'_> {
         let (reader, piece) = tokio::task::spawn_blocking(read).await??;
         self.snapshot = (!piece.last).then_some(reader);
         Ok(self.upstream.on_snapshot_piece(piece))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use phalanx_model::cluster::Role;
+    use phalanx_plan::spec::{NodeSpec, Work};
+    use std::collections::BTreeMap;
+
+    fn name(text: &str) -> Name {
+        text.parse().expect("a valid name")
+    }
+
+    /// The state of web1, a master whose slave web2 has this certificate.
+    fn adopted(certificate: Option<CertificateDigest>) -> Adopted {
+        let node = NodeSpec {
+            server: name("web2"),
+            role: Role::Slave,
+            address: "10.9.0.12/24".parse().expect("an address"),
+            certificate,
+            peers: BTreeMap::new(),
+            work: Work::Mail,
+        };
+        let nodes = BTreeMap::from([(name("web2"), node)]);
+        let spec = ClusterSpec { cluster: name("web"), master: name("web1"), nodes };
+        Adopted { position: Position::default(), spec: Some(Box::new(spec)), known: true }
+    }
+
+    #[test]
+    fn of_a_slave_only_the_newest_certificate_is_served() {
+        let (old, new) = (CertificateDigest::of(b"old"), CertificateDigest::of(b"new"));
+        let joined_anew = adopted(Some(new));
+        assert_eq!(outdated(&joined_anew, &name("web2"), &new), None);
+        let why = outdated(&joined_anew, &name("web2"), &old).expect("the machine was replaced");
+        assert!(why.contains("web2 is not the newest") && why.contains("join again"), "{why}");
+        assert!(
+            outdated(&adopted(None), &name("web2"), &old).is_some(),
+            "removed and added again, and not joined since"
+        );
+        assert_eq!(outdated(&joined_anew, &name("web3"), &old), None, "no node of ours: the panel looks at it");
+        assert_eq!(outdated(&Adopted::default(), &name("web2"), &old), None);
     }
 }

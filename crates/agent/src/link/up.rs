@@ -1,15 +1,14 @@
 //! The link to the upstream: dial, follow, report; when it breaks, dial again.
 
 use super::{watch_over, wire};
-use crate::identity::UpstreamPlace;
 use crate::keep;
 use crate::node::{Node, Order};
 use anyhow::{Context, bail};
-use phalanx_plan::session::{Command, DownMessage, Follower, FollowerEffect, UpMessage};
+use phalanx_plan::session::{Command, DownMessage, Follower, FollowerEffect, Place, UpMessage};
 use rustls_pki_types::ServerName;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -24,6 +23,8 @@ const EVENTS_INTERVAL: Duration = Duration::from_secs(10);
 /// The waits between attempts: the first, and the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
+/// A link that lasted so long was a good one.
+const STEADY: Duration = Duration::from_secs(10);
 /// Messages that were read and wait to be handled.
 const READ_AHEAD: usize = 8;
 /// Results of commands that are remembered, so that a command is done once.
@@ -38,13 +39,18 @@ pub async fn run(node: Arc<Node>, mut upwards: mpsc::Receiver<UpMessage>) {
         match connect(&node, &place).await {
             Ok(stream) => {
                 tracing::info!(upstream = place.address, "connected");
-                wait = RETRY_FIRST;
+                let began = Instant::now();
                 if let Err(error) = follow(&node, &place, stream, &mut upwards).await {
                     tracing::warn!(upstream = place.address, error = format!("{error:#}"), "the link ended");
+                }
+                // An upstream that takes the connection and then refuses us is not asked ten times a second.
+                if began.elapsed() >= STEADY {
+                    wait = RETRY_FIRST;
                 }
             }
             Err(error) => tracing::debug!(upstream = place.address, error = format!("{error:#}"), "no connection"),
         }
+        node.not_served_by(&place);
         tokio::time::sleep(jittered(wait)).await;
         wait = (wait * 2).min(RETRY_LONGEST);
     }
@@ -56,7 +62,7 @@ fn jittered(wait: Duration) -> Duration {
     wait / 2 + wait.mul_f64(f64::from(nanos % 1_000) / 2_000.0)
 }
 
-async fn connect(node: &Node, place: &UpstreamPlace) -> anyhow::Result<TlsStream<TcpStream>> {
+async fn connect(node: &Node, place: &Place) -> anyhow::Result<TlsStream<TcpStream>> {
     let dial = async {
         let tcp =
             TcpStream::connect(&place.address).await.with_context(|| format!("{} can't be reached", place.address))?;
@@ -79,7 +85,7 @@ struct Connection<'n> {
 
 async fn follow(
     node: &Arc<Node>,
-    place: &UpstreamPlace,
+    place: &Place,
     stream: TlsStream<TcpStream>,
     upwards: &mut mpsc::Receiver<UpMessage>,
 ) -> anyhow::Result<()> {
@@ -99,6 +105,7 @@ async fn follow(
         tokio::select! {
             message = incoming.recv() => {
                 connection.take(message.context("the reader ended")??).await?;
+                node.served_by(place)?;
                 if *place != node.upstream() {
                     bail!("the upstream is another one now");
                 }
@@ -139,20 +146,37 @@ impl Connection<'_> {
         self.node.directory.take_forgotten()
     }
 
+    /// Waits for work on this machine, which a disk may hold up. Reports go on meanwhile: that a node is behind must be seen.
+    async fn meanwhile(&mut self, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            match tokio::time::timeout(REPORT_INTERVAL, &mut work).await {
+                Ok(done) => return done,
+                Err(_) => self.send(&UpMessage::Reports { reports: self.node.reports() }).await?,
+            }
+        }
+    }
+
     async fn take(&mut self, message: DownMessage) -> anyhow::Result<()> {
+        let node = self.node;
         for effect in self.follower.on_message(message) {
             match effect {
                 FollowerEffect::Send(message) => self.send(&message).await?,
                 FollowerEffect::AdoptSpec { position, spec } => {
                     tracing::info!(%position, cluster = ?spec.as_ref().map(|spec| spec.cluster.as_str()), "a spec is adopted");
-                    self.node.adopt(position, spec).await?;
+                    self.meanwhile(node.adopt(position, spec)).await?;
                 }
-                FollowerEffect::Apply(batch) => self.node.directory.apply(batch).await?,
-                FollowerEffect::Collect(piece) => self.node.directory.collect(piece).await?,
+                FollowerEffect::Apply(batch) => self.meanwhile(node.directory.apply(batch)).await?,
+                FollowerEffect::Collect(piece) => self.meanwhile(node.directory.collect(piece)).await?,
                 FollowerEffect::EventsKept { number, .. } => self.node.events.kept_upstream(number),
                 FollowerEffect::Do { number, command } => self.carry_out(number, command),
                 FollowerEffect::Relay { server, message } => self.node.to_slave(&server, message),
                 FollowerEffect::Joined(reply) => self.node.joined(reply),
+                FollowerEffect::GoTo { place, why } => {
+                    let address = place.address.clone();
+                    anyhow::ensure!(self.node.told(place), "{address} was named as the upstream, which it can't be");
+                    bail!("handed over to {address}: {why}");
+                }
                 FollowerEffect::Close { why } => bail!("{why}"),
             }
         }

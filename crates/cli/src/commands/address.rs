@@ -34,7 +34,7 @@ Examples:
   phalanx address add 198.51.100.11:80 --balancer lb --cluster web --internal web1=10.9.0.51 --internal web2=10.9.0.52")]
     Add {
         /// What the world connects to: address and port
-        #[arg(value_name = "IP:PORT")]
+        #[arg(value_name = "IP:PORT", value_parser = parse_external)]
         external: SocketAddrV4,
         /// The balancer cluster that takes it
         #[arg(long, value_name = "CLUSTER")]
@@ -54,7 +54,7 @@ Examples:
     /// Show one in full
     Show {
         /// The external address and port
-        #[arg(value_name = "IP:PORT")]
+        #[arg(value_name = "IP:PORT", value_parser = parse_external)]
         external: SocketAddrV4,
     },
     /// Change where an external address leads to
@@ -65,7 +65,7 @@ Examples:
     /// Give an external address back
     Remove {
         /// The external address and port
-        #[arg(value_name = "IP:PORT")]
+        #[arg(value_name = "IP:PORT", value_parser = parse_external)]
         external: SocketAddrV4,
     },
 }
@@ -74,7 +74,7 @@ Examples:
 #[derive(Debug, Args)]
 pub struct ChangeArgs {
     /// The external address and port
-    #[arg(value_name = "IP:PORT")]
+    #[arg(value_name = "IP:PORT", value_parser = parse_external)]
     external: SocketAddrV4,
     /// The port that the nodes listen on
     #[arg(long)]
@@ -123,6 +123,13 @@ fn patch(args: &ChangeArgs, current: &Value) -> Value {
 }
 
 /// `web1=10.9.0.51`.
+/// One way to write each, as for the API: what is given is what is shown.
+fn parse_external(text: &str) -> Result<SocketAddrV4, String> {
+    let spelled = text.parse().ok().filter(|address: &SocketAddrV4| address.to_string() == text);
+    spelled
+        .ok_or_else(|| "write an IPv4 address and a port, such as 198.51.100.10:80, without leading zeros".to_owned())
+}
+
 fn parse_internal(text: &str) -> Result<(Name, Ipv4Addr), String> {
     let (server, ip) = text.split_once('=').ok_or("write it as SERVER=IP, such as web1=10.9.0.51")?;
     let server = server.parse::<Name>().map_err(|error| error.to_string())?;
@@ -133,6 +140,14 @@ fn parse_internal(text: &str) -> Result<(Name, Ipv4Addr), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_external_address_is_written_in_one_way() {
+        assert!(parse_external("198.51.100.10:80").is_ok());
+        for bad in ["198.51.100.10:080", "198.51.100.10", "198.51.100.10:+80", "[::1]:80", " 198.51.100.10:80"] {
+            assert!(parse_external(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn internal_addresses_name_their_server() {

@@ -89,6 +89,9 @@ Each node checks new directives with httpd's own checker before they go live; wh
     },
     /// Take a slave out of its cluster, after it was drained
     #[command(after_help = "\
+The panel goes on with it when this command is broken off, and after it was started anew.
+Until the slave has left, `phalanx cluster undrain` takes it back.
+
 Examples:
   phalanx cluster remove-slave web web2                  wait up to 30 s for its connections to end
   phalanx cluster remove-slave web web2 --deadline 5m
@@ -118,7 +121,7 @@ Examples:
         #[arg(long)]
         anyway: bool,
     },
-    /// Give a drained node new connections again
+    /// Give a drained node new connections again; one that is leaving stays
     Undrain {
         /// The cluster
         cluster: Name,
@@ -228,9 +231,15 @@ fn add_slave(session: &Session, cluster: &Name, server: &Name, weight: Option<u8
     let body = super::resource::without_nulls(&json!({"server": server, "weight": weight}));
     let answer = session.client.post(&format!("/clusters/{cluster}/slaves"), &body)?.body;
     session.show(&answer, |_| format!("{server} is a slave of {cluster}.\n"))?;
-    session.note(&format!(
-        "Next: `phalanx server token {server}` gives the command with which {server} joins, if it has not."
-    ));
+    if session.json {
+        return Ok(());
+    }
+    let known = session.client.get(&format!("/servers/{server}"))?.body;
+    session.note(&if known["state"]["joined_at"].is_null() {
+        format!("Next: `phalanx server token {server}` gives the command with which {server} joins.")
+    } else {
+        format!("{server} goes to its master by itself; `phalanx status` shows it when it is there.")
+    });
     Ok(())
 }
 
@@ -251,22 +260,45 @@ fn remove_slave(
     if answer.status == 202 {
         session.note(&format!("{server}: {}.", cell(&answer.body["detail"])));
         let patience = deadline.unwrap_or_default() + REMOVAL_SLACK;
-        answer.body = wait_for_task(session, &answer.body["id"], patience)?;
+        session.note(&format!(
+            "The panel goes on with it also without this command; `phalanx cluster undrain {cluster} {server}` takes it back."
+        ));
+        answer.body = wait_for_task(session, &answer.body, patience)?;
     }
-    session.show(&answer.body, |_| format!("{server} has left {cluster}.\n"))?;
-    if let Some(detail) = answer.body["detail"].as_str() {
+    let body = super::resource::done_without_answer(
+        answer.body,
+        json!({"removed": server, "kind": "slave", "cluster": cluster}),
+    );
+    session.show(&body, |_| format!("{server} has left {cluster}.\n"))?;
+    if let Some(detail) = body["detail"].as_str() {
         session.note(&printable(detail));
     }
     Ok(())
 }
 
-/// Waits until a task of the panel has ended; its failure is ours.
-fn wait_for_task(session: &Session, id: &Value, patience: Duration) -> Result<Value, Failure> {
+/// Waits until a task of the panel has ended, telling how far it is; its failure is ours. A panel that is started anew goes on with
+/// its tasks, so one that is away for a while is waited for.
+fn wait_for_task(session: &Session, begun: &Value, patience: Duration) -> Result<Value, Failure> {
     let started = Instant::now();
+    let (id, mut flows) = (&begun["id"], begun["progress"]["flows"].clone());
     while started.elapsed() < patience {
-        let task = session.client.get(&format!("/tasks/{id}"))?.body;
+        let task = match session.client.get(&format!("/tasks/{id}")) {
+            Ok(answer) => answer.body,
+            Err(Failure::Unreachable { why, .. }) => {
+                session.note(&format!("The panel is out of reach: {why}."));
+                std::thread::sleep(POLL);
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
         match task["state"].as_str() {
-            Some("running") => std::thread::sleep(POLL),
+            Some("running") => {
+                if flows != task["progress"]["flows"] {
+                    flows = task["progress"]["flows"].clone();
+                    session.note(&printable(task["detail"].as_str().unwrap_or_default()));
+                }
+                std::thread::sleep(POLL);
+            }
             Some("done") => return Ok(task),
             _ => return Err(Failure::Other(anyhow::anyhow!("{}", cell(&task["detail"])))),
         }

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use phalanx_agent::JoinOptions;
 use phalanx_agent::guard::Probe;
 use phalanx_panel::{InitOptions, RunOptions};
+use serde_json::{Value, json};
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -34,6 +35,18 @@ Example:
   install -d -m 0700 -o phalanx-panel -g phalanx-panel /var/lib/phalanx/panel
   phalanx panel init && systemctl enable --now phalanx-panel")]
     Init {
+        #[command(flatten)]
+        data: DataArgs,
+    },
+    /// Make a store that was put back from a backup the present one; the panel must be stopped
+    #[command(after_help = "\
+Nodes take everything anew from it, and 10,000 uids are passed over: accounts made since the backup had some of them.
+
+Example:
+  systemctl stop phalanx-panel
+  cp BACKUP/panel.sqlite BACKUP/ca.pem BACKUP/ca.key /var/lib/phalanx/panel/ && rm -f /var/lib/phalanx/panel/panel.sqlite-*
+  phalanx panel adopt-backup && systemctl start phalanx-panel")]
+    AdoptBackup {
         #[command(flatten)]
         data: DataArgs,
     },
@@ -129,15 +142,32 @@ pub struct GuardArgs {
 }
 
 /// Makes or runs the panel.
-pub fn panel(command: PanelCommand) -> Result<(), Failure> {
+pub fn panel(command: PanelCommand, json: bool) -> Result<(), Failure> {
     match command {
         PanelCommand::Init { data } => {
             let token_file = data.data_dir.join("admin.token");
             let token = block_on(phalanx_panel::init(&InitOptions { data_dir: data.data_dir }))?;
-            print(&format!(
-                "The panel is made. The first administrator's token, also in {}:\n{token}\n",
-                token_file.display()
-            ))
+            let made = json!({"token": token, "token_file": token_file});
+            show(json, &made, || {
+                format!(
+                    "The panel is made. The first administrator's token, also in {}:\n{token}\n",
+                    token_file.display()
+                )
+            })
+        }
+        PanelCommand::AdoptBackup { data } => {
+            let adopted = block_on(phalanx_panel::adopt_backup(&data.data_dir))?;
+            show(json, &json!(adopted), || {
+                format!(
+                    "The backup is the present store. Its incarnation is {} (it was {}); the next account's uid is {} (it would have been {}); \
+                     {} join tokens are void.\n",
+                    adopted.incarnation,
+                    adopted.incarnation_before,
+                    adopted.uid_next,
+                    adopted.uid_next_before,
+                    adopted.join_tokens_voided
+                )
+            })
         }
         PanelCommand::Run { data, listen, link_listen, public } => {
             log()?;
@@ -147,19 +177,24 @@ pub fn panel(command: PanelCommand) -> Result<(), Failure> {
 }
 
 /// Joins, or runs the agent.
-pub fn agent(command: AgentCommand) -> Result<(), Failure> {
+pub fn agent(command: AgentCommand, json: bool) -> Result<(), Failure> {
     match command {
         AgentCommand::Join { upstream, token, root } => {
             let token = if token == "-" { token_from_stdin()? } else { token };
             let name =
                 block_on(async { phalanx_agent::join(&JoinOptions { upstream, token, root: root.root }).await })?;
-            print(&format!("This machine has joined as {name}.\n"))
+            show(json, &json!({"server": name}), || format!("This machine has joined as {name}.\n"))
         }
         AgentCommand::Run { root, stop_before } => {
             log()?;
             block_on(phalanx_agent::run(phalanx_agent::RunOptions { root: root.root, stop_before }))
         }
     }
+}
+
+/// Prints what was done: for programs as JSON, else in words.
+fn show(json: bool, value: &Value, words: impl FnOnce() -> String) -> Result<(), Failure> {
+    print(&if json { format!("{value:#}\n") } else { words() })
 }
 
 fn token_from_stdin() -> Result<String, Failure> {

@@ -108,13 +108,19 @@ impl Resource {
         let current = session.client.get(&self.at(key))?;
         let path = format!("{}{query}", self.at(key));
         let removed = session.client.delete(&path, etag(&current))?;
-        session.show(&removed.body, |_| format!("{} {key} removed.\n", capital(self.noun)))
+        let done = done_without_answer(removed.body, json!({"removed": key, "kind": self.noun}));
+        session.show(&done, |_| format!("{} {key} removed.\n", capital(self.noun)))
     }
 }
 
 /// The version that an answer has, from its header or its body.
 pub fn etag(answer: &Answer) -> Option<&str> {
     answer.etag.as_deref().or_else(|| answer.body["etag"].as_str())
+}
+
+/// What programs read: the API's answer, or where it has none (204), what was done.
+pub fn done_without_answer(answer: Value, done: Value) -> Value {
+    if answer.is_null() { done } else { answer }
 }
 
 /// The items of a list, none where there is no list.

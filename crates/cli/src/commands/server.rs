@@ -92,7 +92,8 @@ pub enum ServerCommand {
 The command is all that goes to standard output, so that it can be passed on:
   phalanx server token web1 | ssh root@web1 sh
 
-A slave joins through its master: put the server into its cluster first.")]
+A slave joins through its master, so that it is best to put the server into its cluster first. One that has joined
+already is handed over to its master when it becomes a slave, and back to the panel when it leaves.")]
     Token {
         /// The server
         name: Name,
@@ -120,8 +121,8 @@ pub fn run(command: ServerCommand, session: &Session) -> Result<(), Failure> {
         ServerCommand::Add { name, kind, address } => {
             let kind = ClusterKind::from(kind);
             let next = format!(
-                "put it into a cluster (`phalanx cluster add … --kind {kind} --master {name}` or \
-                 `phalanx cluster add-slave CLUSTER {name}`), then `phalanx server token {name}`"
+                "put it into a cluster (`phalanx cluster add NAME --kind {kind} --master {name}`, or \
+                 `phalanx cluster add-slave CLUSTER {name}`); `phalanx server token {name}` gives the command with which it joins"
             );
             SERVER.add(session, &json!({"name": name, "kind": kind, "address": address}), &next).map(drop)
         }

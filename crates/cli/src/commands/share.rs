@@ -7,7 +7,7 @@ use crate::session::Session;
 use clap::Subcommand;
 use phalanx_model::share::SharePath;
 use phalanx_model::{Name, ShareKind};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 const SHARE: Resource = Resource {
     noun: "share",
@@ -59,6 +59,23 @@ Examples:
         /// The share
         name: Name,
     },
+    /// Say where a share lies that no cluster mounts; its content is not moved
+    #[command(after_help = "\
+Example:
+  phalanx share change content --nas nas2 --path /srv/nas/web")]
+    Change {
+        /// The share
+        name: Name,
+        /// The nas cluster whose master keeps it
+        #[arg(long, value_name = "CLUSTER", conflicts_with = "no_nas")]
+        nas: Option<Name>,
+        /// No nas cluster keeps it: the master of the cluster that mounts it does
+        #[arg(long)]
+        no_nas: bool,
+        /// Where the content lies on the machine that keeps it
+        #[arg(long)]
+        path: Option<SharePath>,
+    },
     /// Forget a share that no cluster uses; its content stays where it is
     Remove {
         /// The share
@@ -79,6 +96,16 @@ pub fn run(command: ShareCommand, session: &Session) -> Result<(), Failure> {
         }
         ShareCommand::List(args) => SHARE.list(session, &args, ""),
         ShareCommand::Show { name } => SHARE.show(session, name.as_str()),
+        ShareCommand::Change { name, nas, no_nas, path } => {
+            let mut patch = Map::new();
+            if no_nas || nas.is_some() {
+                patch.insert("nas".into(), json!(nas));
+            }
+            if let Some(path) = path {
+                patch.insert("path".into(), json!(path));
+            }
+            SHARE.change(session, name.as_str(), |_| Ok(Value::Object(patch)))
+        }
         ShareCommand::Remove { name } => SHARE.remove(session, name.as_str(), ""),
     }
 }

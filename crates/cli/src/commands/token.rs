@@ -27,6 +27,17 @@ const TOKEN: Resource = Resource {
 pub enum Role {
     /// Everything
     Admin,
+    /// Look, and change nothing
+    Reader,
+}
+
+impl Role {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Reader => "reader",
+        }
+    }
 }
 
 /// The commands.
@@ -34,7 +45,7 @@ pub enum Role {
 pub enum TokenCommand {
     /// Make a token and print it: this is the only time it is shown
     #[command(
-        after_help = "Example:\n  (umask 077; phalanx token add deploy --role admin >deploy.token)\n  phalanx --token-file deploy.token status"
+        after_help = "Example:\n  (umask 077; phalanx token add monitor --role reader >monitor.token)\n  phalanx --token-file monitor.token status"
     )]
     Add {
         /// A name to tell it by
@@ -45,6 +56,11 @@ pub enum TokenCommand {
     },
     /// List the tokens, without their secrets
     List(ListArgs),
+    /// Show one, without its secret
+    Show {
+        /// The token's name
+        name: Name,
+    },
     /// Make a token void
     Remove {
         /// The token's name
@@ -55,8 +71,8 @@ pub enum TokenCommand {
 /// Runs one.
 pub fn run(command: TokenCommand, session: &Session) -> Result<(), Failure> {
     match command {
-        TokenCommand::Add { name, role: Role::Admin } => {
-            let created = session.client.post(TOKEN.path, &json!({"name": name, "role": "admin"}))?.body;
+        TokenCommand::Add { name, role } => {
+            let created = session.client.post(TOKEN.path, &json!({"name": name, "role": role.as_str()}))?.body;
             session
                 .show(&created, |created| format!("{}\n", printable(created["token"].as_str().unwrap_or_default())))?;
             session.note(
@@ -65,9 +81,7 @@ pub fn run(command: TokenCommand, session: &Session) -> Result<(), Failure> {
             Ok(())
         }
         TokenCommand::List(args) => TOKEN.list(session, &args, ""),
-        TokenCommand::Remove { name } => {
-            let removed = session.client.delete(&TOKEN.at(name.as_str()), None)?;
-            session.show(&removed.body, |_| format!("Token {name} removed.\n"))
-        }
+        TokenCommand::Show { name } => TOKEN.show(session, name.as_str()),
+        TokenCommand::Remove { name } => TOKEN.remove(session, name.as_str(), ""),
     }
 }

@@ -17,7 +17,9 @@ pub fn detail(resource: &Value) -> String {
 }
 
 fn block(text: &mut String, fields: &Map<String, Value>, depth: usize) {
-    let shown = || fields.iter().filter(|(key, _)| *key != "etag");
+    // Who leaves is worth a line only while somebody does.
+    let is_idle = |value: &Value| value.is_null() || value.as_object().is_some_and(Map::is_empty);
+    let shown = || fields.iter().filter(move |(key, value)| *key != "etag" && (*key != "leaving" || !is_idle(value)));
     let key_width = shown().map(|(key, _)| width(key)).max().unwrap_or_default() + 1;
     for (key, value) in shown() {
         let indent = "  ".repeat(depth);
@@ -53,7 +55,7 @@ mod tests {
     fn nested_values_are_indented() {
         let cluster = json!({
             "name": "web", "kind": "web", "slaves": {"web2": {"weight": 10, "drained": false}},
-            "share": null, "httpd_directives": ["LimitRequestBody 1000"], "aliases": ["a", "b"], "etag": "\"3\"",
+            "share": null, "leaving": {}, "httpd_directives": ["LimitRequestBody 1000"], "aliases": ["a", "b"], "etag": "\"3\"",
         });
         expect![[r#"
             name:             web

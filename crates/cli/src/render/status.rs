@@ -9,7 +9,7 @@ use super::text::{printable, width};
 mod problem;
 mod shape;
 
-use problem::{Problem, problems};
+use problem::{Problem, next_step, problems};
 pub use shape::Status;
 use shape::{BalancerStatus, ClusterStatus, NodeStatus, ServiceStatus, State};
 
@@ -29,6 +29,9 @@ pub fn picture(status: &Status, style: Style) -> String {
     }
     for Problem { severity, text: words } in &problems {
         text += &format!("  {} {}\n", mark(*severity, style), printable(words));
+    }
+    if let Some(command) = next_step(status).filter(|_| status.counts.servers > 0) {
+        text += &format!("\nNext: {}\n", printable(&command));
     }
     text
 }
@@ -121,6 +124,9 @@ fn nodes(cluster: &ClusterStatus, style: Style) -> String {
             node.flows.map(|n| format!("  {n} open")).unwrap_or_default(),
         );
         text += line.trim_end();
+        if let Some(leaving) = node.leaving {
+            text += &format!("  {} s left", leaving.left_s);
+        }
         text.push('\n');
     }
     text
@@ -151,7 +157,14 @@ fn unused_clusters(status: &Status, style: Style) -> String {
         let servers: Vec<String> = status
             .free_servers
             .iter()
-            .map(|server| format!("{} ({})", printable(&server.server), printable(&server.kind)))
+            .map(|server| {
+                let heard = match (server.joined, server.connected) {
+                    (true, true) => "connected",
+                    (true, false) => "out of reach",
+                    (false, _) => "not joined",
+                };
+                format!("{} ({}, {heard})", printable(&server.server), printable(&server.kind))
+            })
             .collect();
         text += &format!("\nIn no cluster: {}\n", servers.join(", "));
     }
@@ -173,7 +186,9 @@ fn tone_and_word(node: &NodeStatus) -> (Tone, &'static str) {
     match node.state {
         State::Up if !node.connected => (Tone::Warning, "up, silent"),
         State::Up => (Tone::Good, "up"),
+        State::Down | State::Unknown if !node.joined => (Tone::Warning, "not joined"),
         State::Down => (Tone::Bad, "down"),
+        State::Drained if node.leaving.is_some() => (Tone::Quiet, "leaving"),
         State::Drained => (Tone::Quiet, "drained"),
         State::Overloaded => (Tone::Warning, "overloaded"),
         State::Unknown => (Tone::Warning, "unknown"),

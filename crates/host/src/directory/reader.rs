@@ -116,7 +116,9 @@ impl Reader {
     /// # Errors
     /// The directory can't be read.
     pub fn data_version(&self) -> Result<i64, DirectoryError> {
-        self.connection.query_row("PRAGMA data_version", [], |row| row.get(0)).map_err(|source| self.failed(source))
+        (self.connection.prepare_cached("PRAGMA data_version"))
+            .and_then(|mut version| version.query_row([], |row| row.get(0)))
+            .map_err(|source| self.failed(source))
     }
 
     fn account_where(&self, find: &str, key: impl rusqlite::Params) -> Result<Option<(Account, Name)>, DirectoryError> {

@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub enum Work {
     /// Add accounts and sites through the API of this host's panel.
     Fill(Fill),
-    /// Add sites one by one and see when each node answers for it.
+    /// Add, change and remove sites one by one and see when each node has taken it up.
     Live(Live),
     /// Ask many sites for a page, each once.
     Sweep(Sweep),
@@ -64,7 +64,8 @@ pub struct Filled {
     pub seconds: f64,
 }
 
-/// Adds sites, and polls the nodes for each until they answer 403, as an account's httpd does for an empty document root.
+/// Adds a site to each account, gives it an alias, removes it; after each change it polls the nodes until they answer by it: 403, as an
+/// account's httpd does for an empty document root, or 404 for a name that nobody has.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Live {
     /// The nodes
@@ -75,12 +76,25 @@ pub struct Live {
     pub account: Vec<String>,
 }
 
-/// When a new site was live.
+/// What is done to a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// It is new.
+    Add,
+    /// It gets an alias.
+    Alias,
+    /// It is removed, with its alias.
+    Remove,
+}
+
+/// When a change was live.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Seen {
+    /// Which.
+    pub change: Change,
     /// From sending the request to the API to its answer, in milliseconds.
     pub accepted_ms: f64,
-    /// From that answer until the last node served the site, in milliseconds.
+    /// From that answer until the last node answered by it, in milliseconds.
     pub live_ms: f64,
 }
 
@@ -115,9 +129,7 @@ impl Work {
             Self::Fill(fill) => writeln!(out, "{}", serde_json::to_string(&fill.run()?)?)?,
             Self::Live(live) => {
                 for account in &live.account {
-                    writeln!(out, "{}", serde_json::to_string(&live.add(account)?)?)?;
-                    // So that a change does not meet the work that the one before it caused.
-                    thread::sleep(Duration::from_millis(300));
+                    live.run(account, |seen| Ok(writeln!(out, "{}", serde_json::to_string(&seen)?)?))?;
                 }
             }
             Self::Sweep(sweep) => {
@@ -186,39 +198,63 @@ impl Fill {
 }
 
 impl Live {
-    /// Adds one site to an account and waits until all nodes serve it.
-    fn add(&self, account: &str) -> Result<Seen> {
+    /// Makes each change of one site of an account and tells when it was live.
+    fn run(&self, account: &str, mut tell: impl FnMut(Seen) -> Result<()>) -> Result<()> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let stamp = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis();
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let [name, alias] = ["live", "alias"].map(|word| format!("{word}{number}-{stamp}.example.org"));
+        let mut api = Api::open()?;
+        for change in [Change::Add, Change::Alias, Change::Remove] {
+            let place = format!("/sites/{name}");
+            let sent = Instant::now();
+            let (host, expected) = match change {
+                Change::Add => {
+                    api.post("/sites", &json!({ "name": name, "account": account }))?;
+                    (&name, 403)
+                }
+                Change::Alias => {
+                    api.ask("PATCH", &place, &json!({ "aliases": [alias] }).to_string(), 200)?;
+                    (&alias, 403)
+                }
+                Change::Remove => {
+                    api.ask("DELETE", &place, "", 204)?;
+                    (&alias, 404)
+                }
+            };
+            let accepted = Instant::now();
+            let live = self.until_live(host, expected, accepted)?;
+            let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+            tell(Seen { change, accepted_ms: milliseconds(accepted - sent), live_ms: milliseconds(live) })?;
+            // So that a change does not meet the work that the one before it caused.
+            thread::sleep(Duration::from_millis(300));
+        }
+        Ok(())
+    }
+
+    /// How long it takes from `since` until all nodes answer for a host with this status.
+    fn until_live(&self, host: &str, expected: u16, since: Instant) -> Result<Duration> {
         const LIMIT: Duration = Duration::from_secs(60);
         /// The resolution of what is measured. More would be a load that slows what is measured.
         const PAUSE: Duration = Duration::from_millis(2);
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let stamp = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis();
-        let name = format!("live{}-{stamp}.example.org", COUNT.fetch_add(1, Ordering::Relaxed));
-        let mut api = Api::open()?;
-        let sent = Instant::now();
-        api.post("/sites", &json!({ "name": name, "account": account }))?;
-        let accepted = Instant::now();
         let wait = |node: SocketAddr| -> Result<Duration> {
             let mut connection = Connection::new(node);
             loop {
                 // A node may end a connection with its answer; the next look opens another.
-                let status = connection.ask("GET", "/", &name, "", "").map(|(status, _)| status);
-                match status {
-                    Ok(403) => return Ok(accepted.elapsed()),
-                    status if accepted.elapsed() >= LIMIT => bail!("{name} is not live on {node}: {status:?}"),
+                match connection.ask("GET", "/", host, "", "").map(|(status, _)| status) {
+                    Ok(status) if status == expected => return Ok(since.elapsed()),
+                    status if since.elapsed() >= LIMIT => bail!("{host} on {node}: {status:?}, not {expected}"),
                     _ => thread::sleep(PAUSE),
                 }
             }
         };
-        let live = thread::scope(|scope| -> Result<Duration> {
+        thread::scope(|scope| -> Result<Duration> {
             let wait = &wait;
             let nodes: Vec<_> = self.node.iter().map(|node| scope.spawn(move || wait(*node))).collect();
             nodes.into_iter().try_fold(Duration::ZERO, |last, node| {
                 Ok(last.max(node.join().unwrap_or_else(|_| bail!("a thread panicked"))?))
             })
-        })?;
-        let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
-        Ok(Seen { accepted_ms: milliseconds(accepted - sent), live_ms: milliseconds(live) })
+        })
     }
 }
 
@@ -245,12 +281,12 @@ impl Sweep {
     }
 
     fn ask(&self, begin: Instant, number: u32) -> Record {
-        let at = begin.elapsed();
+        let (at, clock_ms) = (begin.elapsed(), load::clock_ms());
         let answer = Connection::new(self.target).ask("GET", &self.path, &site(number), "Connection: close\r\n", "");
         let took = begin.elapsed() - at;
         let (status, text) = answer.unwrap_or_else(|error| (0, format!("{error:#}")));
         let text = text.chars().take(200).collect();
-        Record { at_ms: at.as_millis() as u64, took_us: took.as_micros() as u64, status, text }
+        Record { at_ms: at.as_millis() as u64, clock_ms, took_us: took.as_micros() as u64, status, text }
     }
 }
 
@@ -268,9 +304,12 @@ impl Api {
     }
 
     fn post(&mut self, path: &str, body: &Value) -> Result<()> {
-        let (status, answer) =
-            self.connection.ask("POST", &format!("/api/v1{path}"), "127.0.0.1", &self.head, &body.to_string())?;
-        ensure!(status == 201, "POST {path} {body} gave {status}: {answer}");
+        self.ask("POST", path, &body.to_string(), 201)
+    }
+
+    fn ask(&mut self, method: &str, path: &str, body: &str, expected: u16) -> Result<()> {
+        let (status, answer) = self.connection.ask(method, &format!("/api/v1{path}"), "127.0.0.1", &self.head, body)?;
+        ensure!(status == expected, "{method} {path} {body} gave {status}: {answer}");
         Ok(())
     }
 }

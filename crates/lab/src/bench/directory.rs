@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::client::{self, Seen};
+use super::client::{self, Change, Seen};
 use super::probe::{self, Cost};
 use super::report::{Figures, Report, quantile};
 use super::{Scale, say, tenants};
@@ -22,6 +22,17 @@ const FILL_S: u32 = 180;
 const CATCH_UP: Duration = Duration::from_secs(300);
 /// An account that is awake all the time.
 const AWAKE: &str = "awake";
+/// What is done to sites, in words.
+const CHANGES: [(Change, &str); 3] =
+    [(Change::Add, "site added"), (Change::Alias, "alias added"), (Change::Remove, "site removed")];
+const ACCEPTED: &str = "request to its answer, median";
+const LIVE: &str = "answer to live on all nodes, median";
+const LIVE_P95: &str = "answer to live on all nodes, p95";
+const LIVE_LAST: &str = "answer to live on all nodes, longest";
+const ADDED: &str = "accounts and sites added";
+const BEHIND: &str = "behind after the last 201";
+/// What is told of each daemon at each size.
+const PER_SIZE: [&str; 3] = ["CPU per site added", "memory, RSS", "memory, PSS"];
 /// Promise of the design.
 const GOAL_MS: f64 = 1_000.0;
 
@@ -46,7 +57,7 @@ pub fn measure(figure: &Figure, scale: Scale, report: &mut Report) -> Result<()>
         tenants::answers(figure, node, site, "")?;
     }
     let sizes = scale.pick(&[1_000, 10_000, 100_000][..], &[100, 300][..]);
-    let mut present = 0;
+    let (mut present, mut smallest) = (0, None);
     for (step, size) in sizes.iter().enumerate() {
         say(&format!("directory: adding sites through the API until there are {size}"));
         let before = costs(figure)?;
@@ -61,17 +72,18 @@ pub fn measure(figure: &Figure, scale: Scale, report: &mut Report) -> Result<()>
         }
         let case = &format!("{present} sites");
         let added = f64::from(filled.sites + filled.accounts);
-        report.row(case, "panel", ("accounts and sites added", "1/s"), Figures::one(added / filled.seconds));
+        report.row(case, "panel", (ADDED, "1/s"), Figures::one(added / filled.seconds));
         let behind = caught_up(figure, present - 1)?;
-        report.row(case, "nodes", ("behind after the last 201", "s"), Figures::one(behind.as_secs_f64()));
+        report.row(case, "nodes", (BEHIND, "s"), Figures::one(behind.as_secs_f64()));
         let after = costs(figure)?;
         for (((subject, ..), before), after) in DAEMONS.iter().zip(&before).zip(&after) {
             let per_site_us = (after.cpu_s - before.cpu_s) / f64::from(present - from) * 1e6;
-            report.row(case, subject, ("CPU per site added", "µs"), Figures::one(per_site_us));
-            report.row(case, subject, ("memory, RSS", "MiB"), Figures::one(after.rss_mib));
-            report.row(case, subject, ("memory, PSS", "MiB"), Figures::one(after.pss_mib));
+            report.row(case, subject, (PER_SIZE[0], "µs"), Figures::one(per_site_us));
+            report.row(case, subject, (PER_SIZE[1], "MiB"), Figures::one(after.rss_mib));
+            report.row(case, subject, (PER_SIZE[2], "MiB"), Figures::one(after.pss_mib));
         }
         changes(figure, scale, report, case, u32::try_from(step)?)?;
+        compare_sizes(report, smallest.get_or_insert_with(|| case.clone()));
         if present < wanted {
             break;
         }
@@ -79,27 +91,56 @@ pub fn measure(figure: &Figure, scale: Scale, report: &mut Report) -> Result<()>
     Ok(())
 }
 
-/// Adds sites one by one, to an account that is awake and to some that sleep.
+/// Adds, changes and removes sites one by one, of an account that is awake and of some that sleep before the first change of each.
 fn changes(figure: &Figure, scale: Scale, report: &mut Report, case: &str, step: u32) -> Result<()> {
     let nodes = [figure.address("web1")?, figure.address("web2")?];
     let count = scale.pick(20, 3);
     let awake = vec![AWAKE.to_owned(); count as usize];
     // Each size has accounts of its own to wake. The last account of a size was woken to see that the nodes have caught up.
     let sleepy: Vec<String> = (step * count..(step + 1) * count).map(client::account).collect();
-    for (subject, accounts) in [("account awake", awake), ("account asleep", sleepy)] {
-        say(&format!("directory: {count} changes, {case}, {subject}"));
+    for (state, accounts) in [("awake", awake), ("asleep", sleepy)] {
+        say(&format!("directory: {count} changes of each kind, {case}, account {state}"));
         let seen = tenants::live(figure, &nodes, &accounts)?;
-        ensure!(seen.len() == accounts.len(), "{} of {} changes were seen", seen.len(), accounts.len());
-        let live: Vec<f64> = seen.iter().map(|Seen { live_ms, .. }| *live_ms).collect();
-        let accepted: Vec<f64> = seen.iter().map(|Seen { accepted_ms, .. }| *accepted_ms).collect();
-        let last = quantile(&live, 100)?;
-        report.row(case, subject, ("request to 201, median", "ms"), Figures::of(&accepted)?);
-        report.row(case, subject, ("201 to live on all nodes, median", "ms"), Figures::of(&live)?);
-        report.row(case, subject, ("201 to live on all nodes, p95", "ms"), Figures::one(quantile(&live, 95)?));
-        report.row(case, subject, ("201 to live on all nodes, longest", "ms"), Figures::one(last));
-        report.goal(&format!("201 to live on all nodes, {case}, {subject}, longest of {count}, ms"), GOAL_MS, last);
+        for (change, words) in CHANGES {
+            let seen: Vec<&Seen> = seen.iter().filter(|seen| seen.change == change).collect();
+            ensure!(seen.len() == accounts.len(), "{} of {} changes were seen", seen.len(), accounts.len());
+            let live: Vec<f64> = seen.iter().map(|seen| seen.live_ms).collect();
+            let accepted: Vec<f64> = seen.iter().map(|seen| seen.accepted_ms).collect();
+            let (subject, last) = (subject(words, state), quantile(&live, 100)?);
+            report.row(case, &subject, (ACCEPTED, "ms"), Figures::of(&accepted)?);
+            report.row(case, &subject, (LIVE, "ms"), Figures::of(&live)?);
+            report.row(case, &subject, (LIVE_P95, "ms"), Figures::one(quantile(&live, 95)?));
+            report.row(case, &subject, (LIVE_LAST, "ms"), Figures::one(last));
+            report.goal(&format!("{LIVE_LAST}, {case}, {subject}, of {count}, ms"), GOAL_MS, last);
+        }
+    }
+    for (_, words) in CHANGES {
+        for metric in [LIVE, LIVE_P95, LIVE_LAST] {
+            report.compare_two(case, metric, &subject(words, "asleep"), &subject(words, "awake"));
+        }
     }
     Ok(())
+}
+
+fn subject(words: &str, state: &str) -> String {
+    format!("{words}, account {state}")
+}
+
+/// What grows with the number of sites, compared with the smallest number.
+fn compare_sizes(report: &mut Report, smallest: &str) {
+    for (subject, ..) in DAEMONS {
+        for metric in PER_SIZE {
+            report.compare_cases(subject, metric, smallest);
+        }
+    }
+    for (_, words) in CHANGES {
+        for metric in [ACCEPTED, LIVE, LIVE_P95, LIVE_LAST] {
+            report.compare_cases(&subject(words, "awake"), metric, smallest);
+        }
+        report.compare_cases(&subject(words, "asleep"), ACCEPTED, smallest);
+    }
+    report.compare_cases("panel", ADDED, smallest);
+    report.compare_cases("nodes", BEHIND, smallest);
 }
 
 fn costs(figure: &Figure) -> Result<Vec<Cost>> {

@@ -107,6 +107,31 @@ impl Report {
         }
     }
 
+    /// Says for the row of `subject` alone how it compares to the row of the subject `to`.
+    pub fn compare_two(&mut self, case: &str, metric: &str, subject: &str, to: &str) {
+        let find = |name: &str| {
+            self.rows.iter().position(|row| row.case == case && row.metric == metric && row.subject == name)
+        };
+        let (Some(row), Some(base)) = (find(subject), find(to)) else { return };
+        let base = self.rows[base].value;
+        if base != 0.0 {
+            self.rows[row].ratio_to = Some(to.to_owned());
+            self.rows[row].ratio = Some(self.rows[row].value / base);
+        }
+    }
+
+    /// Says for each row of this subject and metric how it compares to the row of the case `to`.
+    pub fn compare_cases(&mut self, subject: &str, metric: &str, to: &str) {
+        let is_meant = |row: &Row| row.subject == subject && row.metric == metric;
+        let Some(base) = self.rows.iter().find(|row| is_meant(row) && row.case == to).map(|row| row.value) else {
+            return;
+        };
+        for row in self.rows.iter_mut().filter(|row| is_meant(row) && row.case != to && base != 0.0) {
+            row.ratio_to = Some(to.to_owned());
+            row.ratio = Some(row.value / base);
+        }
+    }
+
     /// Notes a goal: `got` is to be at most `goal`. `what` names the unit.
     pub fn goal(&mut self, what: &str, goal: f64, got: f64) {
         self.goals.push(Goal { what: what.to_owned(), goal, got, met: got <= goal });
@@ -189,6 +214,18 @@ mod tests {
     fn the_spread_is_that_of_the_runs() {
         assert_eq!(Figures::of(&[3.0, 1.0, 2.0]).unwrap(), Figures { value: 2.0, spread: Some(1.0) });
         assert_eq!(Figures::of(&[3.0]).unwrap(), Figures::one(3.0));
+    }
+
+    #[test]
+    fn cases_are_compared_with_one_of_them() {
+        let mut report = Report::new("x", "a machine".into());
+        for (case, value) in [("small", 2.0), ("large", 3.0)] {
+            report.row(case, "ours", ("time", "s"), Figures::one(value));
+            report.row(case, "theirs", ("time", "s"), Figures::one(7.0));
+        }
+        report.compare_cases("ours", "time", "small");
+        let ratios: Vec<_> = report.rows.iter().map(|row| (row.ratio, row.ratio_to.as_deref())).collect();
+        assert_eq!(ratios, [(None, None), (None, None), (Some(1.5), Some("small")), (None, None)]);
     }
 
     #[test]

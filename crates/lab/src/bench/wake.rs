@@ -7,6 +7,7 @@ mod neighbour;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::thread;
 use std::time::Duration;
@@ -106,6 +107,12 @@ fn uid(figure: &Figure, number: u32) -> Result<u64> {
     uid.with_context(|| format!("account {number} has no uid: {status} {answer}"))
 }
 
+/// The uids of the accounts whose httpd listens on the node.
+fn awake(figure: &Figure) -> Result<BTreeSet<String>> {
+    let text = figure.host(NODE).text("ss -Hltne 'sport = :808' | grep -o 'uid:[0-9]*'")?;
+    Ok(text.lines().filter_map(|line| line.strip_prefix("uid:")).map(str::to_owned).collect())
+}
+
 /// Hundreds of accounts awake at once.
 fn crowded(figure: &Figure, report: &mut Report, sites: Range<u32>) -> Result<()> {
     let case = &format!("{} accounts woken at once", sites.len());
@@ -116,7 +123,9 @@ fn crowded(figure: &Figure, report: &mut Report, sites: Range<u32>) -> Result<()
     let again = ask(figure, sites.clone(), tenants::STATIC.0, 1)?;
     let uids: Vec<String> = sites.map(|number| Ok(uid(figure, number)?.to_string())).collect::<Result<_>>()?;
     let sum = probe::cost(&figure.host(NODE), &format!("pgrep -U {}", uids.join(",")))?;
-    let awake = figure.host(NODE).text("ss -Hltn 'sport = :808' | wc -l")?.parse()?;
+    let awake = awake(figure)?;
+    let asleep: Vec<_> = uids.iter().filter(|uid| !awake.contains(*uid)).collect();
+    ensure!(asleep.is_empty(), "{} of {} accounts are not awake at once: {asleep:?}", asleep.len(), uids.len());
     let count = uids.len() as f64;
     report.row(case, "node", ("all have answered after", "s"), Figures::one(all_s));
     report.row(case, "node", ("accounts woken", "1/s"), Figures::one(count / all_s));
@@ -124,10 +133,13 @@ fn crowded(figure: &Figure, report: &mut Report, sites: Range<u32>) -> Result<()
     report.row(case, "first answer", ("p95", "ms"), Figures::one(quantile(&took_ms(&cold), 95)?));
     report.row(case, "second answer, one at a time", ("median", "ms"), Figures::of(&took_ms(&again))?);
     report.row(case, "second answer, one at a time", ("p95", "ms"), Figures::one(quantile(&took_ms(&again), 95)?));
-    report.row(case, "node", ("accounts awake then, with those of before", ""), Figures::one(awake));
+    report.row(case, "node", ("accounts awake then, with those of before", ""), Figures::one(awake.len() as f64));
     report.row(case, "these accounts", ("memory in all, PSS", "MiB"), Figures::one(sum.pss_mib));
     report.row(case, "these accounts", ("memory each, PSS", "MiB"), Figures::one(sum.pss_mib / count));
     report.row(case, "these accounts", ("processes", ""), Figures::one(f64::from(sum.processes)));
+    for metric in ["median", "p95"] {
+        report.compare_to(case, metric, "second answer, one at a time");
+    }
     report.goal(&format!("memory per awake account, static, {case}, MiB"), 2.0, sum.pss_mib / count);
     Ok(())
 }

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use super::kernel::Kernel;
 use super::{Guest, GuestSpec, disk};
 use crate::cgroup::{Group, Lowered, Pace};
+use crate::faults::Faults;
 use crate::network;
 use crate::topology::{self, Host, Storage};
 
@@ -65,14 +66,6 @@ pub struct GuestMachine {
     lowered: Vec<Lowered>,
 }
 
-/// What is done to it. Killing it ends all of it but the pace.
-#[derive(Clone, Copy, Debug, Default)]
-struct Faults {
-    frozen: bool,
-    cut: bool,
-    pace: Option<u32>,
-}
-
 /// Where a lab keeps a guest's disks, command line and logs.
 pub fn directory(run: &Path, name: &str) -> PathBuf {
     run.join(name)
@@ -122,11 +115,7 @@ impl GuestMachine {
         if !guest.is_running() {
             return Ok(if guest.has_power() { "ended by itself" } else { "killed" }.to_owned());
         }
-        let Faults { frozen, cut, pace } = self.faults;
-        let named = |is: bool, name: &str| is.then(|| name.to_owned());
-        let parts = [named(frozen, "frozen"), named(cut, "cut"), pace.map(|percent| format!("paced {percent}%"))];
-        let state = parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
-        Ok(if state.is_empty() { "running".to_owned() } else { state })
+        Ok(self.faults.to_string())
     }
 
     /// Gives it power and waits until all its services have started.
@@ -153,7 +142,7 @@ impl GuestMachine {
         if let Some(guest) = &mut self.guest {
             guest.kill()?;
         }
-        self.faults = Faults { pace: self.faults.pace, ..Faults::default() };
+        self.faults = self.faults.after_kill();
         Ok(())
     }
 
@@ -176,10 +165,7 @@ impl GuestMachine {
     /// Limits its CPU time, that of its kernel included, also over a kill and boot.
     pub fn set_pace(&mut self, pace: Pace) -> Result<()> {
         self.group.pace(pace, &mut self.lowered)?;
-        self.faults.pace = match pace {
-            Pace::Max => None,
-            Pace::Percent(percent) => Some(percent),
-        };
+        self.faults = self.faults.at(pace);
         Ok(())
     }
 

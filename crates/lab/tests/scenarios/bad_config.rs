@@ -1,12 +1,11 @@
 //! What a daemon's checker refuses never goes live, and the report has the checker's words. Rolling back is one command.
 
-use anyhow::{Context, Result, ensure};
-use phalanx_lab::eventually;
-use phalanx_lab::figure::Figure;
-use serde_json::Value;
 use std::time::Duration;
 
-const NODES: [&str; 2] = ["web1", "web2"];
+use anyhow::{Context, Result, ensure};
+use phalanx_lab::eventually;
+use phalanx_lab::figure::{Figure, NODES};
+
 const LIMIT: Duration = Duration::from_secs(15);
 
 /// The value of `X-Scenario` in a node's answers; empty where there is none.
@@ -33,10 +32,6 @@ fn directives(figure: &Figure, text: &str) -> Result<()> {
     figure.phalanx("cluster change web --httpd-directives-file /run/directives.conf").map(drop)
 }
 
-fn report(figure: &Figure, node: &str) -> Result<Value> {
-    Ok(figure.json(&format!("server show {node}"))?["state"]["report"].clone())
-}
-
 fn generation(figure: &Figure, node: &str) -> Result<String> {
     figure.host(node).text("readlink /var/lib/phalanx/live")
 }
@@ -51,18 +46,19 @@ fn processes(figure: &Figure, node: &str) -> Result<String> {
 
 #[test]
 fn bad_config() -> Result<()> {
-    let figure = Figure::up()?;
-    figure.site("site", "site.example.org", &[("index.html", "here")])?;
-    for node in NODES {
-        header_becomes(&figure, node, "")?;
-    }
-    directives(&figure, "Header set X-Scenario one\n")?;
-    for node in NODES {
-        header_becomes(&figure, node, "one")?;
-    }
-    figure.settled(&NODES)?;
-    refused(&figure)?;
-    roll_back(&figure)
+    Figure::scenario(|figure| {
+        figure.site("site", "site.example.org", &[("index.html", "here")])?;
+        for node in NODES {
+            header_becomes(figure, node, "")?;
+        }
+        directives(figure, "Header set X-Scenario one\n")?;
+        for node in NODES {
+            header_becomes(figure, node, "one")?;
+        }
+        figure.settled(&NODES)?;
+        refused(figure)?;
+        roll_back(figure)
+    })
 }
 
 fn refused(figure: &Figure) -> Result<()> {
@@ -71,7 +67,7 @@ fn refused(figure: &Figure) -> Result<()> {
     directives(figure, "Header set X-Scenario two\nFrobnicateHard on\n")?;
     for node in NODES {
         eventually(LIMIT, &format!("{node}'s refusal"), || {
-            let report = report(figure, node)?;
+            let report = figure.report(node)?;
             let problems = report["problems"].to_string();
             for part in ["httpd-common.conf", "line ", "Invalid command 'FrobnicateHard'"] {
                 ensure!(problems.contains(part), "{part:?} is missing in {problems}");
@@ -80,7 +76,7 @@ fn refused(figure: &Figure) -> Result<()> {
             Ok(())
         })?;
         // The file and the line that are named hold the directive.
-        let problem = report(figure, node)?["problems"].to_string();
+        let problem = figure.report(node)?["problems"].to_string();
         let line = problem.split_once("on line ").map_or("", |(_, rest)| rest);
         let (line, rest) = line.split_once(" of ").with_context(|| format!("no line in {problem}"))?;
         let file = rest.split(':').next().unwrap_or_default();
@@ -115,7 +111,7 @@ fn refused(figure: &Figure) -> Result<()> {
 }
 
 fn roll_back(figure: &Figure) -> Result<()> {
-    let good = report(figure, "web2")?["generation"].as_u64().context("a generation")?;
+    let good = figure.report("web2")?["generation"].as_u64().context("a generation")?;
     ensure!(good >= 3, "generation {good} is live");
     let said = figure.phalanx("server rollback web2 2")?;
     ensure!(header(figure, "web2")? == "one", "the answer came when it was done: {said}");

@@ -1,87 +1,49 @@
-//! The agent is killed at each step of an apply and converges all the same, and services never stop.
+//! The agent is killed at each step of an apply, and at each point of a change of the directory, and converges all the same; services never stop.
 //!
-//! The points come from the plan: `PHALANX_AGENT_STOP_BEFORE=N` lets the agent kill itself before its step N/2 begins (N even), or after
-//! that was done but before it was noted (N odd). The numbers are counted up until the plan has no such point any more.
+//! The points come from the agent: see [`doomed`]. All runs are under load, which must be there still when the last of them has converged.
 
-use anyhow::{Context, Result, bail, ensure};
-use phalanx_lab::figure::{EXTERNAL, Figure};
-use phalanx_lab::load::Load;
-use phalanx_lab::{Background, Host, eventually};
+use anyhow::{Context, Result, ensure};
+use phalanx_lab::eventually;
+use phalanx_lab::figure::{EXTERNAL, Figure, WHO, WHO_PAGE};
+use phalanx_lab::load::{Record, Running, clock_ms};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+mod doomed;
+
+use doomed::{BESIDE_STEPS, Death, Doomed, at_each_step, step_by_step};
+
 const LIMIT: Duration = Duration::from_secs(30);
-/// More points than any plan here has.
-const POINTS_MAX: u64 = 60;
-/// What the agent writes when nothing is left to do.
-const CONVERGED: &str = "the node is as it should be";
 
-fn up() -> Result<Figure> {
-    let figure = Figure::up()?;
-    figure.site("who", "who.example.org", &[("who.php", "<?php echo gethostname();"), ("page.html", "here")])?;
-    for node in ["web1", "web2"] {
-        eventually(Duration::from_secs(5), "an answer from each node", || {
-            let answer = figure.get_from(node, "who.example.org", "/who.php")?;
-            ensure!(answer.body == node, "{answer:?}");
-            Ok(())
-        })?;
-    }
-    Ok(figure)
+/// A load of PHP through the external address, for longer than any of these tests takes.
+fn load(figure: &Figure) -> Result<Running> {
+    let mut load = figure.load(WHO, WHO_PAGE, 500);
+    (load.rate, load.threads) = (25, 8);
+    load.start(&figure.host("client"))
 }
 
-/// Runs the agent by hand; with a point, until it kills itself there.
-fn agent(host: &Host<'_>, point: Option<u64>) -> Result<Background> {
-    let stop = point.map_or(String::new(), |point| format!("PHALANX_AGENT_STOP_BEFORE={point} "));
-    host.spawn(&format!("NO_COLOR=1 {stop}exec phalanx agent run 2>&1"))
+/// Ends the load; it must have gone on after the last convergence, and no request may have failed.
+fn unharmed(figure: &Figure, load: Running) -> Result<Vec<Record>> {
+    let converged_ms = clock_ms();
+    std::thread::sleep(Duration::from_millis(500));
+    let records = load.stop(&figure.host("client"))?;
+    ensure!(records.last().is_some_and(|last| last.clock_ms > converged_ms), "the load had ended before: {records:?}");
+    let bad: Vec<_> = records.iter().filter(|record| !record.ok()).collect();
+    ensure!(bad.is_empty(), "{} of {} requests failed: {bad:?}", bad.len(), records.len());
+    println!("{} requests, none failed", records.len());
+    Ok(records)
 }
 
-fn end(agent: Background) -> Result<()> {
-    let ended = agent.stop(Duration::from_secs(10))?;
-    ensure!(ended.stdout.contains("the agent ends"), "the agent ended badly: {ended:?}");
+/// The steps of one host and one change, with those that must be among them.
+fn among(planned: &BTreeSet<String>, what: &str, wanted: &[&str]) -> Result<()> {
+    let missing: Vec<_> = wanted.iter().filter(|step| !planned.contains(**step)).collect();
+    ensure!(missing.is_empty(), "{what}: {missing:?} was not planned: {planned:?}");
+    println!("{what}: killed before and after each of {planned:?}");
     Ok(())
 }
 
-/// Makes `change` while web2's agent is to die at `point`, then lets it converge. Returns the step it died at, or nothing where the plan
-/// has no such point.
-fn dies_at(figure: &Figure, point: u64, change: &str) -> Result<Option<String>> {
-    let web2 = figure.host("web2");
-    let mut doomed = agent(&web2, Some(point))?;
-    eventually(LIMIT, "the doomed agent's link", || {
-        ensure!(doomed.is_running()?, "it ended before the change: {}", doomed.stdout());
-        ensure!(doomed.stdout().contains("connected"), "{}", doomed.stdout());
-        Ok(())
-    })?;
-    figure.phalanx(change)?;
-    let died = eventually(LIMIT, &format!("the death at point {point} of `{change}`, or its end"), || {
-        let said = doomed.stdout();
-        match doomed.is_running()? {
-            false => Ok(true),
-            true if said.contains(CONVERGED) => Ok(false),
-            true => bail!("it runs: {said}"),
-        }
-    })?;
-    if !died {
-        end(doomed)?;
-        return Ok(None);
-    }
-    let ended = doomed.wait(LIMIT)?;
-    ensure!(ended.status == 137, "it ended in another way: {ended:?}");
-    let journal: serde_json::Value = serde_json::from_str(&web2.text("cat /var/lib/phalanx/agent/journal.json")?)?;
-    let now = journal["now"].as_u64().context("the journal's step")?;
-    let step = journal["steps"][now as usize].as_str().context("the step's name")?.to_owned();
-
-    let survivor = agent(&web2, None)?;
-    eventually(LIMIT, &format!("convergence after a death at point {point}, {step}, of `{change}`"), || {
-        let said = survivor.stdout();
-        ensure!(said.contains(CONVERGED), "{said}");
-        Ok(())
-    })?;
-    end(survivor)?;
-    Ok(Some(step))
-}
-
-/// What the node shows of the address: in its interface, its rules, its proxy's configuration, and by an answer.
-fn check(figure: &Figure, port: Option<u64>) -> Result<()> {
+/// What web2 shows of a second address: in its interface, its rules, its proxy's configuration, and by an answer.
+fn second_address(figure: &Figure, port: Option<u64>) -> Result<()> {
     let web2 = figure.host("web2");
     let seen = web2.text(
         "ip -4 -o address show dev eth0 | grep -o '10.9.0.112/24 .*eth0:phx' | head -n 1; ip rule show from 10.9.0.112; \
@@ -92,7 +54,7 @@ fn check(figure: &Figure, port: Option<u64>) -> Result<()> {
             for part in ["eth0:phx", "7399:", "7400:", &format!("10.9.0.112:{port}")] {
                 ensure!(seen.contains(part), "{part:?} is missing in {seen}");
             }
-            let ask = format!("curl -sS -m 5 -H 'Host: who.example.org' http://10.9.0.112:{port}/who.php");
+            let ask = format!("curl -sS -m 5 -H 'Host: {WHO}' http://10.9.0.112:{port}{WHO_PAGE}");
             let body = figure.host("lb").text(&ask)?;
             ensure!(body == "web2", "{body}");
             ensure!(seen.lines().count() == 5, "too much is there: {seen}");
@@ -102,109 +64,288 @@ fn check(figure: &Figure, port: Option<u64>) -> Result<()> {
     Ok(())
 }
 
+/// The address on web2 and on the balancer, at the same time.
+fn address(figure: &Figure) -> Result<()> {
+    // Other files each time, so that they are staged and checked anew.
+    let port = |round: u64| 8_100 + round;
+    let add = |round: u64| {
+        let port = port(round);
+        Ok(format!("address add {EXTERNAL}:81 --balancer front --cluster web --port {port} --internal web2=10.9.0.112"))
+    };
+    let remove = |_| Ok(format!("address remove {EXTERNAL}:81"));
+    let (is_there, is_gone) = (|round| second_address(figure, Some(port(round))), |_| second_address(figure, None));
+    let planned = at_each_step(figure, &["web2", "lb"], [&add, &remove], [&is_there, &is_gone])?;
+    let [there, back, lb, lb_back] = &planned[..] else { anyhow::bail!("{planned:?}") };
+    among(there, "web2, an address", &["add-address", "add-rule", "stage", "validate", "switch", "reload", "verify"])?;
+    among(back, "web2, an address less", &["switch", "reload", "verify", "remove-rule", "remove-address"])?;
+    among(lb, "lb, an address", &["stage", "validate", "switch", "reload"])?;
+    among(lb_back, "lb, an address less", &["switch", "reload"])
+}
+
+/// The administrator's directives, which every awake account reads.
+fn directives(figure: &Figure) -> Result<()> {
+    let cp = figure.host("cp");
+    let set = |round: u64| {
+        cp.write_file("/run/directives.conf", format!("Header always set X-Round {round}\n").as_bytes())?;
+        Ok("cluster change web --httpd-directives-file /run/directives.conf".to_owned())
+    };
+    let unset = |_: u64| -> Result<String> { Ok("cluster change web --no-httpd-directives".to_owned()) };
+    let header = |expected: Option<u64>| {
+        let ask = format!("curl -sS -m 5 -o /dev/null -D - -H 'Host: {WHO}' http://10.9.0.12{WHO_PAGE} | tr -d '\\r'");
+        let expected = expected.map(|round| format!("X-Round: {round}"));
+        // An account that could not be renewed at once is tried again at the next look.
+        eventually(LIMIT, &format!("{expected:?}"), || {
+            for _ in 0..4 {
+                let head = figure.host("lb").text(&ask)?;
+                let found = head.lines().find(|line| line.starts_with("X-Round")).map(str::to_owned);
+                ensure!(found == expected, "{head}");
+            }
+            Ok(())
+        })
+    };
+    let planned = at_each_step(figure, &["web2"], [&set, &unset], [&|round| header(Some(round)), &|_| header(None)])?;
+    let [there, back] = &planned[..] else { anyhow::bail!("{planned:?}") };
+    among(there, "web2, directives", &["stage", "validate", "switch", "reload-accounts", "verify"])?;
+    among(back, "web2, no directives", &["switch", "reload-accounts", "verify"])?;
+    // The places within a reload of the accounts.
+    let renewed = || figure.host("web2").text("test -z \"$(ls /run/phalanx/renew)\"").map(drop);
+    let done: [&dyn Fn() -> Result<()>; 2] =
+        [&|| header(Some(500)).and_then(|()| renewed()), &|| header(None).and_then(|()| renewed())];
+    let died = at_each_point(figure, "web2", &set(500)?, &unset(0)?, done)?;
+    ensure!(died.len() == 3 && died.iter().all(|place| place.starts_with("account-renew: ")), "{died:?}");
+    Ok(())
+}
+
+/// A share on the NAS.
+fn share(figure: &Figure) -> Result<()> {
+    let mut nas = Doomed::new(figure, "nas")?;
+    let mut died = Vec::new();
+    for place in 0..20 {
+        nas.doom(&[place])?;
+        let path = format!("/srv/nas/other{place}");
+        let add = format!("share add other --kind local --nas storage --path {path}");
+        figure.phalanx(&add)?;
+        nas.converged(&add)?;
+        figure.host("nas").text(&format!("grep -Eqx '[0-9a-f]{{32}}' {path}/.phalanx-share && test -d {path}/home"))?;
+        let deaths = nas.deaths()?;
+        nas.doom(&[])?;
+        figure.phalanx("share remove other")?;
+        nas.converged("share remove other")?;
+        if deaths.is_empty() {
+            let expected = ["before step keep-share", "after step keep-share"];
+            ensure!(died == expected, "{died:?}");
+            println!("nas, a share: killed at each of {died:?}");
+            return Ok(());
+        }
+        died.extend(deaths.into_iter().map(|death| death.place));
+    }
+    anyhow::bail!("it never ends: {died:?}")
+}
+
 #[test]
 fn crash_points_of_a_change() -> Result<()> {
-    let figure = up()?;
-    figure.host("web2").text("systemctl stop phalanx-agent")?;
-    let (mut added, mut removed) = (Vec::new(), Vec::new());
-    let mut requests = 0;
-    let (mut adds, mut removes) = (true, true);
-    for point in 0..POINTS_MAX {
-        if !adds && !removes {
-            break;
-        }
-        let mut load = Load::new(format!("{EXTERNAL}:80").parse()?, "who.example.org", "/page.html", 3);
-        (load.rate, load.threads) = (25, 8);
-        let load = load.start(&figure.host("client"))?;
-        // Other files each time, so that they are staged and checked anew.
-        let port = 8100 + point;
-        let add = format!(
-            "address add {EXTERNAL}:81 --balancer front --cluster web --port {port} --internal web2=10.9.0.112"
-        );
-        let step = dies_at(&figure, point, &add)?;
-        adds = step.is_some();
-        added.extend(step);
-        check(&figure, Some(port))?;
-        let step = dies_at(&figure, point, &format!("address remove {EXTERNAL}:81"))?;
-        removes = step.is_some();
-        removed.extend(step);
-        check(&figure, None)?;
-        let records = load.finish()?;
-        requests += records.len();
-        if let Some(bad) = records.iter().find(|record| !record.ok()) {
-            bail!("a request failed while the agent died at point {point} ({added:?}, {removed:?}): {bad:?}");
-        }
-    }
-    ensure!(!adds && !removes, "the plans never end: {added:?}, {removed:?}");
-    println!("{requests} requests, none failed; died at each of {added:?} and {removed:?}");
-    let died = |steps: &[String], wanted: &[&str]| {
-        wanted.iter().find(|step| steps.iter().filter(|s| s == *step).count() < 2).map(ToString::to_string)
-    };
-    let missing = died(&added, &["add-address", "add-rule", "stage", "validate", "switch", "reload", "verify"]);
-    ensure!(missing.is_none(), "the agent did not die before and after {missing:?}: {added:?}");
-    let missing = died(&removed, &["switch", "reload", "verify", "remove-rule", "remove-address"]);
-    ensure!(missing.is_none(), "the agent did not die before and after {missing:?}: {removed:?}");
-
-    figure.host("web2").text("systemctl start phalanx-agent")?;
-    figure.settled(&["web1", "web2", "lb"])
+    Figure::scenario(|figure| {
+        figure.who(&[])?;
+        let load = load(figure)?;
+        address(figure)?;
+        directives(figure)?;
+        share(figure)?;
+        unharmed(figure, load)?;
+        figure.settled(&["web1", "web2", "lb", "nas"])
+    })
 }
+
+/// Nothing of ours is left on a machine that belongs to no cluster.
+const IDLE: &str = "! systemctl is-active --quiet phalanx-proxy phalanx-guard phalanx-launcher && \
+    ! grep -q ' /srv/phalanx/content ' /proc/self/mountinfo && ! nft list table inet phalanx_accounts 2> /dev/null && \
+    ! ip rule show | grep -q '^7[34]' && ! ip route show table 7400 2> /dev/null | grep -q default && \
+    test -z \"$(pgrep -f /usr/sbin/apach[e]2)\"";
 
 #[test]
 fn crash_points_of_a_join() -> Result<()> {
-    let figure = up()?;
-    let mut load = Load::new(format!("{EXTERNAL}:80").parse()?, "who.example.org", "/who.php", 30);
-    load.rate = 25;
-    let load = load.start(&figure.host("client"))?;
-    let web3 = figure.host("web3");
-    // Each life of the agent does two steps and dies before the second is noted.
-    web3.write_file(
-        "/etc/systemd/system/phalanx-agent.service.d/crash.conf",
-        b"[Service]\nEnvironment=PHALANX_AGENT_STOP_BEFORE=3\nRestartSec=100ms\n",
-    )?;
-    web3.text("systemctl daemon-reload")?;
-    figure.phalanx("server add web3 --kind web --address 10.9.0.13/24")?;
-    figure.phalanx("cluster add-slave web web3")?;
-    figure.join("web3", "web1")?;
-    figure.settled(&["web3"])?;
-    eventually(Duration::from_secs(20), "a request on the new slave", || {
-        let body = figure.get("who.example.org", "/who.php")?.body;
-        ensure!(body == "web3", "{body}");
-        Ok(())
-    })?;
-    let (joined, steps) = lives(&web3)?;
-    println!("joined in {joined} lives: {steps:?}");
-    ensure!(joined >= 7, "the agent died only {joined} times: {steps:?}");
-    for step in
-        ["seal-mount-point", "mount", "set-route", "add-rule", "stage", "switch", "load-table", "start", "verify"]
-    {
-        ensure!(steps.contains(step), "no life did {step}: {steps:?}");
-    }
-
-    figure.phalanx("cluster remove-slave web web3 --deadline 5s")?;
-    eventually(LIMIT, "an idle web3", || {
-        web3.text(
-            "! systemctl is-active --quiet phalanx-proxy phalanx-guard phalanx-launcher && \
-             ! grep -q ' /srv/phalanx/content ' /proc/self/mountinfo && ! nft list table inet phalanx_accounts 2> /dev/null && \
-             ! ip rule show | grep -q '^7[34]' && ! ip route show table 7400 2> /dev/null | grep -q default && test -z \"$(pgrep -f /usr/sbin/apach[e]2)\"",
-        )
-    })?;
-    let (all, steps) = lives(&web3)?;
-    println!("left in {} lives", all - joined);
-    ensure!(all - joined >= 4, "the agent died only {} times: {steps:?}", all - joined);
-    for step in ["stop", "remove-mount", "remove-table", "remove-rule", "remove-route"] {
-        ensure!(steps.contains(step), "no life did {step}: {steps:?}");
-    }
-    let records = load.finish()?;
-    let bad = records.iter().find(|record| !record.ok());
-    // A panic, so that the hosts' journals are kept.
-    assert!(bad.is_none() && records.len() > 500, "{} requests, one failed: {bad:?}", records.len());
-    ensure!(records.iter().any(|record| record.text == "web3"), "web3 took its part");
-    figure.settled(&["web1", "web2", "lb"])
+    Figure::scenario(|figure| {
+        figure.who(&[])?;
+        figure.phalanx("server add web3 --kind web --address 10.9.0.13/24")?;
+        figure.phalanx("cluster add-slave web web3")?;
+        figure.join("web3", "web1")?;
+        figure.settled(&["web3"])?;
+        let load = load(figure)?;
+        let left = step_by_step(figure, "web3", "cluster remove-slave web web3 --deadline 10s")?;
+        figure.host("web3").text(IDLE)?;
+        among(&left, "web3 leaves", &["stop", "remove-mount", "remove-table", "remove-rule", "remove-route"])?;
+        let joined = step_by_step(figure, "web3", "cluster add-slave web web3")?;
+        figure.node_answers("web3", WHO, WHO_PAGE, "web3")?;
+        let joins = ["seal-mount-point", "mount", "set-route", "add-rule", "load-table", "start"];
+        among(&joined, "web3 joins", &joins)?;
+        unharmed(figure, load)?;
+        figure.settled(&["web1", "web2", "web3", "lb"])
+    })
 }
 
-/// How often the agent killed itself, and the steps that it began.
-fn lives(host: &Host<'_>) -> Result<(usize, BTreeSet<String>)> {
-    let log = host.text("journalctl -u phalanx-agent --no-pager -o cat | grep -E 'begins|ends here'")?;
-    let begun = log.lines().filter_map(|line| line.split_once("step=\"")?.1.split('"').next());
-    Ok((log.matches("ends here").count(), begun.map(str::to_owned).collect()))
+/// The balancer's machine, taken out of its cluster and put into it again; nobody is served through it meanwhile.
+#[test]
+fn crash_points_of_a_balancer() -> Result<()> {
+    Figure::scenario(|figure| {
+        figure.phalanx(&format!("address remove {EXTERNAL}:80"))?;
+        figure.settled(&["lb"])?;
+        let lb = figure.host("lb");
+        let left = step_by_step(figure, "lb", "cluster remove front")?;
+        // As a machine is that has just been installed.
+        lb.text("! systemctl is-active --quiet phalanx-balancer && ! nft list table ip phalanx_balancer 2> /dev/null")?;
+        lb.text("sysctl -qw net.ipv4.ip_forward=0")?;
+        among(&left, "lb leaves", &["stop", "unlink"])?;
+        let joined = step_by_step(figure, "lb", "cluster add front --kind balancer --master lb")?;
+        lb.text("systemctl is-active --quiet phalanx-balancer && test $(sysctl -n net.ipv4.ip_forward) = 1")?;
+        among(&joined, "lb joins", &["set-sysctl", "link", "start"])?;
+        figure.phalanx(&format!("address add {EXTERNAL}:80 --balancer front --cluster web --port 80"))?;
+        figure.settled(&["lb"])?;
+        figure.who(&[])?;
+        figure.serves_through("web1", LIMIT)
+    })
+}
+
+const NEW: &str = "new.example.org";
+const ALIAS: &str = "alias.example.org";
+
+/// The change's effect on web2: who answers for the names, by one httpd that has read what is live, and nothing is left to do.
+fn derived(figure: &Figure, uid: u64, new: bool, alias: bool) -> Result<()> {
+    let web2 = figure.host("web2");
+    for (name, is_there) in [(NEW, new), (ALIAS, alias)] {
+        // More often than there are sockets that the kernel could choose from.
+        for _ in 0..6 {
+            let answer = figure.get_from("web2", name, "/")?;
+            let expected = if is_there { (200, "new") } else { (404, "") };
+            ensure!(answer.status == expected.0 && (!is_there || answer.body == expected.1), "{name}: {answer:?}");
+        }
+    }
+    let left = web2.text(&format!(
+        "sqlite3 /var/lib/phalanx/directory/directory.sqlite 'SELECT count(*) FROM dirty'; ls /run/phalanx/renew 2> /dev/null | wc -l; \
+         ss -Hltn 'sport = :808' | wc -l; systemctl list-units --plain --no-legend --state=active,activating 'phalanx-httpd*@{uid}.service' | wc -l"
+    ))?;
+    ensure!(left == "0\n0\n1\n1", "rows to derive, notes, sockets, httpds: {left:?}");
+    Ok(())
+}
+
+/// Makes one change again and again, with `undo` in between, the agent of `host` dying at the next point each time; returns the points.
+fn at_each_point(
+    figure: &Figure,
+    host: &str,
+    change: &str,
+    undo: &str,
+    is_done: [&dyn Fn() -> Result<()>; 2],
+) -> Result<Vec<String>> {
+    let mut machine = Doomed::new(figure, host)?;
+    let mut died = Vec::new();
+    // Nothing of what was done before is under way.
+    eventually(LIMIT, &format!("rest before `{change}`"), || is_done[1]())?;
+    for point in 0..40 {
+        machine.doom(&[BESIDE_STEPS + point])?;
+        figure.phalanx(change)?;
+        eventually(
+            LIMIT,
+            &format!("what `{change}` is for, after a death on {host} at {point}; before: {died:?}"),
+            || is_done[0](),
+        )?;
+        let deaths = machine.deaths()?;
+        let is_over = deaths.is_empty();
+        died.extend(deaths.into_iter().map(|Death { place, .. }| place));
+        figure.phalanx(undo)?;
+        eventually(LIMIT, &format!("what `{undo}` is for"), || is_done[1]())?;
+        if is_over {
+            println!("{host}, `{change}`: killed at each of {died:?}");
+            return Ok(died);
+        }
+    }
+    anyhow::bail!("the points never end: {died:?}")
+}
+
+#[test]
+fn crash_points_of_accounts() -> Result<()> {
+    const RENEWED: [&str; 9] = [
+        "before a change of the directory",
+        "after a change of the directory",
+        "before changed accounts are derived",
+        "account-configuration: it is noted that it changes",
+        "account-configuration: it has changed",
+        "account-renew: both httpds run",
+        "account-renew: the former httpd was told to end",
+        "account-renew: all was done, but that is not noted",
+        "after changed accounts were derived",
+    ];
+    Figure::scenario(|figure| {
+        figure.who(&[])?;
+        figure.put("who", &format!("sites/{NEW}/index.html"), "new")?;
+        let uid = figure.json("account show who")?["uid"].as_u64().context("the account has a uid")?;
+        let load = load(figure)?;
+        let state = |new, alias| move || derived(figure, uid, new, alias);
+        let (nothing, site, both) = (state(false, false), state(true, false), state(true, true));
+        let (add, remove) = (format!("site add {NEW} --account who"), format!("site remove {NEW}"));
+        let died = at_each_point(figure, "web2", &add, &remove, [&site, &nothing])?;
+        ensure!(died == RENEWED, "{died:?}");
+        figure.phalanx(&add)?;
+        let (alias, unalias) =
+            (format!("site change {NEW} --add-alias {ALIAS}"), format!("site change {NEW} --remove-alias {ALIAS}"));
+        let died = at_each_point(figure, "web2", &alias, &unalias, [&both, &site])?;
+        ensure!(died == RENEWED, "{died:?}");
+        let died = at_each_point(figure, "web2", &remove, &add, [&nothing, &site])?;
+        ensure!(died == RENEWED, "{died:?}");
+        homes(figure)?;
+        removal(figure)?;
+        unharmed(figure, load)?;
+        figure.settled(&["web1", "web2", "nas"])
+    })
+}
+
+/// The home of a new account, on the machine that keeps the share.
+fn homes(figure: &Figure) -> Result<()> {
+    let nas = figure.host("nas");
+    let made = || {
+        nas.text("test -d /srv/nas/web/home/bob/sessions && test $(stat -c %a /srv/nas/web/home/bob) = 750").map(drop)
+    };
+    let derived = || {
+        let rows = nas.text("sqlite3 /var/lib/phalanx/directory/directory.sqlite 'SELECT count(*) FROM dirty'")?;
+        ensure!(rows == "0", "{rows}");
+        Ok(())
+    };
+    let moved = || nas.text("test ! -e /srv/nas/web/home/bob").map(drop);
+    let done: [&dyn Fn() -> Result<()>; 2] =
+        [&|| made().and_then(|()| derived()), &|| moved().and_then(|()| derived())];
+    let died = at_each_point(figure, "nas", "account add bob --logical-server www", "account remove bob", done)?;
+    ensure!(died.len() == 4 && died[3] == "after changed accounts were derived", "{died:?}");
+    Ok(())
+}
+
+/// An account that is awake is removed.
+fn removal(figure: &Figure) -> Result<()> {
+    let web2 = figure.host("web2");
+    let add = "account add carol --logical-server www";
+    let mut machine = Doomed::new(figure, "web2")?;
+    let mut died = Vec::new();
+    for point in 0..10 {
+        figure.phalanx(add)?;
+        figure.phalanx("site add carol.example.org --account carol")?;
+        figure.put("carol", "sites/carol.example.org/index.html", "carol")?;
+        figure.node_answers("web2", "carol.example.org", "/", "carol")?;
+        let uid = figure.json("account show carol")?["uid"].to_string();
+        machine.doom(&[BESIDE_STEPS + point])?;
+        figure.phalanx("account remove carol --with-sites")?;
+        eventually(LIMIT, &format!("the end of carol, after a death at {point}; before: {died:?}"), || {
+            let answer = figure.get_from("web2", "carol.example.org", "/")?;
+            ensure!(answer.status == 404, "{answer:?}");
+            let left = web2.text(&format!(
+                "ls -d /var/lib/phalanx/accounts/{uid} /run/phalanx/renew/{uid} 2> /dev/null; pgrep -U {uid}; \
+                 sqlite3 /var/lib/phalanx/directory/directory.sqlite 'SELECT account FROM dirty'"
+            ))?;
+            ensure!(left.is_empty(), "{left}");
+            Ok(())
+        })?;
+        let deaths = machine.deaths()?;
+        if deaths.is_empty() {
+            ensure!(died.contains(&"account-remove: nothing of it runs".to_owned()), "{died:?}");
+            println!("web2, an account removed: killed at each of {died:?}");
+            return Ok(());
+        }
+        died.extend(deaths.into_iter().map(|Death { place, .. }| place));
+    }
+    anyhow::bail!("the points never end: {died:?}")
 }

@@ -19,7 +19,7 @@ struct Damage {
     diff: &'static [&'static str],
 }
 
-const DAMAGES: [Damage; 11] = [
+const AT_ONCE: &[Damage] = &[
     Damage {
         host: "web1",
         done: "sed -i 's/^    \"10.9.0.11:80\"/    \"10.9.0.11:9999\"/' /var/lib/phalanx/live/proxy.json && grep -q 9999 /var/lib/phalanx/live/proxy.json",
@@ -38,7 +38,7 @@ const DAMAGES: [Damage; 11] = [
         host: "web1",
         done: "h=$(nft -a list chain inet phalanx_accounts output | sed -n 's/.*reject with tcp reset # handle //p' | head -n 1) && \
                nft delete rule inet phalanx_accounts output handle $h",
-        mended: "test $(nft list chain inet phalanx_accounts output | grep -c 'reject with tcp reset') = 2",
+        mended: "test $(nft list chain inet phalanx_accounts output | grep -c 'reject with tcp reset') = 3",
         told: "the accounts' nftables table was changed by hand",
         diff: &["-\t\tip daddr 127.64.0.0/10 meta l4proto tcp reject with tcp reset"],
     },
@@ -64,6 +64,13 @@ const DAMAGES: [Damage; 11] = [
         mended: "test $(sysctl -n net.ipv4.ip_forward) = 1",
         told: "the kernel setting net.ipv4.ip_forward was changed",
         diff: &["-net.ipv4.ip_forward = 1", "+net.ipv4.ip_forward = 0"],
+    },
+    Damage {
+        host: "web2",
+        done: "sysctl -qw net.ipv4.ip_unprivileged_port_start=0",
+        mended: "test $(sysctl -n net.ipv4.ip_unprivileged_port_start) = 1024",
+        told: "the kernel setting net.ipv4.ip_unprivileged_port_start was changed",
+        diff: &["-net.ipv4.ip_unprivileged_port_start = 1024", "+net.ipv4.ip_unprivileged_port_start = 0"],
     },
     Damage {
         host: "web1",
@@ -100,75 +107,129 @@ const DAMAGES: [Damage; 11] = [
         told: "the unit phalanx-proxy.service was stopped or disabled",
         diff: &["-active: true, enabled: true", "+active: false, enabled: false"],
     },
+    Damage {
+        host: "web1",
+        done: "echo '# by hand' >> $(ls /var/lib/phalanx/accounts/*/httpd.conf)",
+        mended: "! grep -q 'by hand' /var/lib/phalanx/accounts/*/httpd.conf",
+        told: "httpd.conf of account site was changed by hand",
+        diff: &["+# by hand"],
+    },
+    Damage {
+        host: "web1",
+        done: "echo '; by hand' >> $(ls /var/lib/phalanx/accounts/*/php-fpm.conf)",
+        mended: "! grep -q 'by hand' /var/lib/phalanx/accounts/*/php-fpm.conf",
+        told: "php-fpm.conf of account site was changed by hand",
+        diff: &["+; by hand"],
+    },
+    Damage {
+        host: "web2",
+        done: "rm $(ls /var/lib/phalanx/accounts/*/httpd.conf)",
+        mended: "test -s $(ls -d /var/lib/phalanx/accounts/*)/httpd.conf",
+        told: "httpd.conf of account site was removed by hand",
+        diff: &["-Listen 127.64.0.1:808"],
+    },
+    Damage {
+        host: "lb",
+        done: "sed -i 's/\"10.9.0.11\"/\"10.9.0.99\"/; s/10.9.0.11:/10.9.0.99:/' /var/lib/phalanx/live/balancer.json && \
+               grep -q 10.9.0.99 /var/lib/phalanx/live/balancer.json",
+        mended: "! grep -q 10.9.0.99 /var/lib/phalanx/live/balancer.json && grep -q 10.9.0.11 /var/lib/phalanx/live/balancer.json",
+        told: "the live file balancer.json of generation",
+        diff: &["10.9.0.99"],
+    },
+    Damage {
+        host: "nas",
+        done: "chown root:root /srv/nas/web/home/site",
+        mended: "test $(stat -c %u:%g /srv/nas/web/home/site) = $(stat -c %u:%g /srv/nas/web/home/site/sites)",
+        told: "the home of account site was taken from it",
+        diff: &["-owner 19000", "+owner 0"],
+    },
 ];
 
-#[test]
-fn drift() -> Result<()> {
-    let figure = Figure::up()?;
-    figure.site("site", "site.example.org", &[("index.html", "here")])?;
-    figure.phalanx(
-        "address add 198.51.100.10:81 --balancer front --cluster web --port 8081 --internal web2=10.9.0.112",
-    )?;
-    eventually(Duration::from_secs(30), "a second address of web2", || {
-        figure.host("web2").text("ip -4 address show dev eth0 | grep -q 10.9.0.112/24")
-    })?;
-    for node in ["web1", "web2"] {
-        eventually(Duration::from_secs(10), "the site", || {
-            let answer = figure.get_from(node, "site.example.org", "/")?;
-            ensure!(answer.body == "here", "{answer:?}");
-            Ok(())
-        })?;
-    }
-    for server in ["web1", "web2", "lb"] {
-        figure.phalanx(&format!("server reconcile {server}"))?;
-    }
-    let drifts = |figure: &Figure| -> Result<Vec<(String, String, String)>> {
-        let events = figure.json("events --limit 200")?;
-        let events = events["items"].as_array().context("a list of events")?.clone();
-        let word = |event: &serde_json::Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
-        let drifts = events.iter().filter(|event| event["topic"] == "drift");
-        Ok(drifts.map(|event| (word(event, "server"), word(event, "text"), word(event, "detail"))).collect())
-    };
-    let before = drifts(&figure)?;
-    ensure!(before.is_empty(), "there was drift before anybody did anything: {before:?}");
+/// What is done once the others are mended, since it would take their traces with it.
+const AFTERWARDS: &[Damage] = &[Damage {
+    host: "lb",
+    done: "nft delete table ip phalanx_balancer",
+    mended: "nft list chain ip phalanx_balancer prerouting | grep -q 'dport 80 dnat'",
+    told: "somebody changed the table phalanx_balancer",
+    diff: &["table ip phalanx_balancer {"],
+}];
 
-    // Waiting for one after the other mends would take minutes; at once they also meet each other.
-    for Damage { host, done, .. } in &DAMAGES {
+/// A drift as the events tell it: the server, the text, the difference.
+type Told = (String, String, String);
+
+fn drifts(figure: &Figure) -> Result<Vec<Told>> {
+    let events = figure.json("events --limit 200")?;
+    let events = events["items"].as_array().context("a list of events")?.clone();
+    let word = |event: &serde_json::Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
+    let drifts = events.iter().filter(|event| event["topic"] == "drift");
+    Ok(drifts.map(|event| (word(event, "server"), word(event, "text"), word(event, "detail"))).collect())
+}
+
+impl Damage {
+    fn is(&self, (server, text, detail): &Told) -> bool {
+        server == self.host && text.contains(self.told) && self.diff.iter().all(|part| detail.contains(part))
+    }
+}
+
+/// Does all of this at once, since waiting for one after the other would take minutes, and so that they meet each other; waits until all is mended
+/// and told.
+fn damage(figure: &Figure, damages: &[Damage]) -> Result<()> {
+    for Damage { host, done, .. } in damages {
         figure.host(host).text(done)?;
     }
     let begin = Instant::now();
-    for Damage { host, done, mended, .. } in &DAMAGES {
-        let left = LIMIT.saturating_sub(begin.elapsed());
-        eventually(left, &format!("the mending of `{done}` on {host}"), || figure.host(host).text(mended))?;
+    let left = || LIMIT.saturating_sub(begin.elapsed());
+    for Damage { host, done, mended, .. } in damages {
+        eventually(left(), &format!("the mending of `{done}` on {host}"), || figure.host(host).text(mended))?;
     }
-    println!("{} damages were mended within {:?}", DAMAGES.len(), begin.elapsed());
-    for Damage { host, done, told, diff, .. } in &DAMAGES {
-        let left = LIMIT.saturating_sub(begin.elapsed());
-        eventually(left, &format!("the event of `{done}` on {host}"), || {
-            let drifts = drifts(&figure)?;
-            let found = drifts.iter().find(|(server, text, _)| server == host && text.contains(told));
-            let (_, _, detail) = found.with_context(|| format!("only {drifts:#?}"))?;
-            for part in *diff {
-                ensure!(detail.contains(part), "{part:?} is missing in {detail:?}");
-            }
+    println!("{} damages were mended within {:?}", damages.len(), begin.elapsed());
+    for damage @ Damage { host, done, .. } in damages {
+        eventually(left(), &format!("the event of `{done}` on {host}"), || {
+            let drifts = drifts(figure)?;
+            ensure!(drifts.iter().any(|told| damage.is(told)), "only {drifts:#?}");
             Ok(())
         })?;
     }
-    figure.settled(&["lb", "web1", "web2"])?;
-    for port in [80, 81] {
-        let line = format!("curl -sS -m 5 -H 'Host: site.example.org' http://198.51.100.10:{port}/");
-        for _ in 0..4 {
-            let body = figure.host("client").text(&line)?;
-            ensure!(body == "here", "{body}");
-        }
-    }
-    // Each is told once, and nothing is told that nobody did.
-    let drifts = drifts(&figure)?;
-    let told = |(server, text, _): &&(String, String, String)| {
-        DAMAGES.iter().any(|damage| damage.host == server && text.contains(damage.told))
-    };
-    let foreign: Vec<_> = drifts.iter().filter(|drift| !told(drift)).collect();
-    ensure!(foreign.is_empty(), "nobody did this: {foreign:#?}");
-    ensure!(drifts.len() == DAMAGES.len(), "{} events of {} damages: {drifts:#?}", drifts.len(), DAMAGES.len());
     Ok(())
+}
+
+#[test]
+fn drift() -> Result<()> {
+    Figure::scenario(|figure| {
+        figure.site("site", "site.example.org", &[("index.html", "here")])?;
+        figure.phalanx(
+            "address add 198.51.100.10:81 --balancer front --cluster web --port 8081 --internal web2=10.9.0.112",
+        )?;
+        eventually(Duration::from_secs(30), "a second address of web2", || {
+            figure.host("web2").text("ip -4 address show dev eth0 | grep -q 10.9.0.112/24")
+        })?;
+        for node in ["web1", "web2"] {
+            figure.node_answers(node, "site.example.org", "/", "here")?;
+        }
+        for server in ["web1", "web2", "lb"] {
+            figure.phalanx(&format!("server reconcile {server}"))?;
+        }
+        // What is looked at in turns counts as changed by hand only after a first round.
+        figure.settled(&["lb", "web1", "web2", "nas"])?;
+        std::thread::sleep(Duration::from_secs(3));
+        let before = drifts(figure)?;
+        ensure!(before.is_empty(), "there was drift before anybody did anything: {before:?}");
+        damage(figure, AT_ONCE)?;
+        figure.settled(&["lb"])?;
+        damage(figure, AFTERWARDS)?;
+        figure.settled(&["lb", "web1", "web2", "nas"])?;
+        for port in [80, 81] {
+            let line = format!("curl -sS -m 5 -H 'Host: site.example.org' http://198.51.100.10:{port}/");
+            for _ in 0..4 {
+                let body = figure.host("client").text(&line)?;
+                ensure!(body == "here", "{body}");
+            }
+        }
+        // Each is told once, and nothing is told that nobody did.
+        let (drifts, damages) = (drifts(figure)?, || AT_ONCE.iter().chain(AFTERWARDS));
+        let foreign: Vec<_> = drifts.iter().filter(|told| !damages().any(|damage| damage.is(told))).collect();
+        ensure!(foreign.is_empty(), "nobody did this: {foreign:#?}");
+        ensure!(drifts.len() == damages().count(), "{} events of {}: {drifts:#?}", drifts.len(), damages().count());
+        Ok(())
+    })
 }

@@ -4,13 +4,15 @@
 //! Nothing that the texts would run has run, nothing failed, and nobody else noticed.
 
 use anyhow::{Context, Result, ensure};
-use phalanx_lab::figure::{EXTERNAL, Figure, LOGICAL};
-use phalanx_lab::{Host, eventually};
+use phalanx_lab::Host;
+use phalanx_lab::figure::{EXTERNAL, Figure};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 mod api;
+mod commands;
+mod daemons;
+mod fields;
 
 use api::Api;
 
@@ -86,120 +88,6 @@ const NUMBERS: [&str; 16] = [
     "null",
     "[1]",
 ];
-
-/// Where a text is put: the request, with `@` for the text as JSON; and, where a text may be accepted, what shows it and what takes it away.
-struct Field {
-    method: &'static str,
-    path: &'static str,
-    body: &'static str,
-    /// The field that the text went to, in the answer.
-    field: &'static str,
-}
-
-const fn field(method: &'static str, path: &'static str, body: &'static str, field: &'static str) -> Field {
-    Field { method, path, body, field }
-}
-
-/// Every text field of the API. `POST` makes a thing, which is read back at the answer's `Location` and removed.
-const FIELDS: [Field; 39] = [
-    field("POST", "/servers", r#"{"name":@,"kind":"web","address":"10.9.0.50/24"}"#, "/name"),
-    field("POST", "/servers", r#"{"name":"fresh","kind":@,"address":"10.9.0.50/24"}"#, "/kind"),
-    field("POST", "/servers", r#"{"name":"fresh","kind":"web","address":@}"#, "/address"),
-    field("PATCH", "/servers/spare", r#"{"address":@}"#, "/address"),
-    field("POST", "/clusters", r#"{"name":@,"kind":"mail","master":"spare"}"#, "/name"),
-    field("POST", "/clusters", r#"{"name":"fresh","kind":@,"master":"spare"}"#, "/kind"),
-    field("POST", "/clusters", r#"{"name":"fresh","kind":"mail","master":@}"#, "/master"),
-    field("POST", "/clusters", r#"{"name":"fresh","kind":"mail","master":"spare","share":@}"#, "/share"),
-    field("POST", "/clusters/web/slaves", r#"{"server":@}"#, ""),
-    field("PATCH", "/clusters/web/nodes/web1", r#"{"weight":@}"#, ""),
-    field("PATCH", "/clusters/web/nodes/web1", r#"{"drained":@}"#, ""),
-    field("POST", "/shares", r#"{"name":@,"kind":"local","nas":"storage","path":"/srv/nas/fresh"}"#, "/name"),
-    field("POST", "/shares", r#"{"name":"fresh","kind":@,"nas":"storage","path":"/srv/nas/fresh"}"#, "/kind"),
-    field("POST", "/shares", r#"{"name":"fresh","kind":"local","nas":@,"path":"/srv/nas/fresh"}"#, "/nas"),
-    field("POST", "/shares", r#"{"name":"fresh","kind":"local","nas":"storage","path":@}"#, "/path"),
-    field("POST", "/addresses", r#"{"external":@,"balancer":"front","cluster":"web"}"#, "/external"),
-    field("POST", "/addresses", r#"{"external":"198.51.100.12:80","balancer":@,"cluster":"web"}"#, "/balancer"),
-    field("POST", "/addresses", r#"{"external":"198.51.100.12:80","balancer":"front","cluster":@}"#, "/cluster"),
-    field(
-        "POST",
-        "/addresses",
-        r#"{"external":"198.51.100.12:80","balancer":"front","cluster":"web","port":@}"#,
-        "/port",
-    ),
-    field(
-        "POST",
-        "/addresses",
-        r#"{"external":"198.51.100.12:80","balancer":"front","cluster":"web","internal":{@:"10.9.0.51"}}"#,
-        "/internal",
-    ),
-    field(
-        "POST",
-        "/addresses",
-        r#"{"external":"198.51.100.12:80","balancer":"front","cluster":"web","internal":{"web1":@}}"#,
-        "/internal/web1",
-    ),
-    field("POST", "/logical-servers", r#"{"name":@,"server":"web1"}"#, "/name"),
-    field("POST", "/logical-servers", r#"{"name":"fresh","server":@}"#, "/server"),
-    field("POST", "/accounts", r#"{"name":@,"logical_server":"www"}"#, "/name"),
-    field("POST", "/accounts", r#"{"name":"fresh","logical_server":@}"#, "/logical_server"),
-    field("POST", "/accounts", r#"{"name":"fresh","logical_server":"www","owner":@}"#, "/owner"),
-    field("POST", "/accounts", r#"{"name":"fresh","logical_server":"www","php":@}"#, "/php"),
-    field(
-        "POST",
-        "/accounts",
-        r#"{"name":"fresh","logical_server":"www","limits":{"cpu_percent":@}}"#,
-        "/limits/cpu_percent",
-    ),
-    field("PATCH", "/accounts/ada", r#"{"state":@}"#, "/state"),
-    field("POST", "/sites", r#"{"name":@,"account":"ada"}"#, "/name"),
-    field("POST", "/sites", r#"{"name":"fresh.example.org","account":@}"#, "/account"),
-    field("POST", "/sites", r#"{"name":"fresh.example.org","account":"ada","aliases":[@]}"#, "/aliases/0"),
-    field("POST", "/sites", r#"{"name":"fresh.example.org","account":"ada","document_root":@}"#, "/document_root"),
-    field("PATCH", "/sites/ada.example.org", r#"{"aliases":["fine.example.org",@]}"#, "/aliases/1"),
-    field("POST", "/tokens", r#"{"name":@,"role":"admin"}"#, "/name"),
-    field("POST", "/tokens", r#"{"name":"fresh","role":@}"#, "/role"),
-    field("POST", "/servers/web1/rollback", r#"{"generation":@}"#, ""),
-    field("POST", "/servers", r#"{"name":"fresh","kind":"web","address":"10.9.0.50/24",@:1}"#, ""),
-    field("POST", "/accounts", r#"{"name":"fresh","logical_server":"www","limits":{@:1}}"#, ""),
-];
-
-/// Each text in each field. Returns what was accepted, by field.
-fn every_field(api: &mut Api, texts: &[String]) -> Result<BTreeMap<String, Vec<String>>> {
-    let (mut accepted, mut wrong) = (BTreeMap::<String, Vec<String>>::new(), Vec::new());
-    for field in &FIELDS {
-        for text in texts {
-            match put(api, field, text) {
-                Ok(None) => {}
-                Ok(Some(kept)) => accepted.entry(format!("{}{}", field.path, field.field)).or_default().push(kept),
-                Err(error) => wrong.push(format!("{} {} with {text:.200}: {error:#}", field.path, field.body)),
-            }
-        }
-    }
-    let first: Vec<&str> = wrong.iter().take(30).map(String::as_str).collect();
-    ensure!(wrong.is_empty(), "{} texts went wrong, among them\n{}", wrong.len(), first.join("\n"));
-    Ok(accepted)
-}
-
-/// Puts a text into a field; returns it as it was read back, if it was taken.
-fn put(api: &mut Api, Field { method, path, body, field }: &Field, text: &str) -> Result<Option<String>> {
-    let Some(reply) = api.refusal_or(method, path, "", body.replace('@', text).as_bytes())? else { return Ok(None) };
-    let sent: Value = serde_json::from_str(text).context("it was accepted, and is no text")?;
-    let place = reply.headers.get("location").map_or(*path, |at| at.trim_start_matches("/api/v1")).to_owned();
-    let kept = if *path == "/tokens" { reply } else { api.ask("GET", &place, "", b"")? };
-    let back = kept.body.pointer(field).unwrap_or(&Value::Null);
-    ensure!(kept.status < 300 && is_same(field, &sent, back), "sent {sent}, read back {back} of {}", kept.body);
-    if *method == "POST" {
-        let gone = api.ask("DELETE", &place, "", b"")?;
-        ensure!(gone.status == 204, "{place}: {} {}", gone.status, gone.body);
-    }
-    Ok(Some(back.as_str().unwrap_or_default().to_owned()))
-}
-
-/// Unchanged; but a host name has no case (RFC 4343), and is kept in lower case.
-fn is_same(field: &str, sent: &Value, back: &Value) -> bool {
-    let lower = |value: &Value| value.as_str().map(str::to_ascii_lowercase);
-    sent == back || ((field == "/name" || field.starts_with("/aliases")) && lower(sent) == lower(back))
-}
 
 /// Each text in paths, queries and headers; whole bodies; numbers.
 fn everywhere_else(api: &mut Api, texts: &[String]) -> Result<()> {
@@ -282,143 +170,6 @@ fn everywhere_else(api: &mut Api, texts: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// What was accepted is what the daemons have: each document root and each host name serves a page of its own on a node.
-fn daemons_have_it(figure: &Figure, accepted: &BTreeMap<String, Vec<String>>) -> Result<()> {
-    let of = |field: &str| accepted.get(field).map(Vec::as_slice).unwrap_or_default();
-    let names: BTreeSet<&String> = of("/sites/name").iter().chain(of("/sites/aliases/0")).collect();
-    ensure!(names.len() >= 6, "{accepted:?}");
-    let roots: BTreeSet<&String> = of("/sites/document_root").iter().collect();
-    ensure!(roots.len() >= 4, "{accepted:?}");
-    figure.put("ada", "sites/ada.example.org/index.html", "page of ada")?;
-    let pages: Vec<(String, &String)> =
-        roots.into_iter().enumerate().map(|(number, root)| (format!("root{number}.example.org"), root)).collect();
-    let id = figure.json("account show ada")?["uid"].to_string();
-    let mut script = String::from("cd /srv/nas/web/home/ada\n");
-    for (host, root) in &pages {
-        let body = json!({"name": host, "account": "ada", "document_root": root});
-        let (status, answer) = figure.api("POST", "/sites", Some(&body))?;
-        ensure!(status == 201, "{status} {answer}");
-        // What is accepted has no quotes in it: the script's own quoting would fail loudly.
-        script += &format!("mkdir -p './{root}' && printf %s '{host} below {root}' > './{root}/{host}.html'\n");
-    }
-    let words = ["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups", "sh", "-eu"];
-    figure.host("nas").exec(&words, script.as_bytes())?.text()?;
-    for (host, root) in &pages {
-        serves(figure, host, &format!("/{host}.html"), &format!("{host} below {root}"))?;
-    }
-    let (status, answer) = figure.api("PATCH", "/sites/ada.example.org", Some(&json!({"aliases": names})))?;
-    ensure!(status == 200, "{status} {answer}");
-    for name in names {
-        serves(figure, name, "/", "page of ada")?;
-    }
-    for account in of("/accounts/name") {
-        let (status, answer) =
-            figure.api("POST", "/accounts", Some(&json!({"name": account, "logical_server": LOGICAL})))?;
-        ensure!(status == 201, "{status} {answer}");
-        let uid = answer["uid"].to_string();
-        eventually(PATIENCE, &format!("the home of {account}"), || {
-            let owner = figure.host("nas").text(&format!("stat -c %u:%g:%a '/srv/nas/web/home/{account}'"))?;
-            ensure!(owner == format!("{uid}:{uid}:750"), "{owner}");
-            Ok(())
-        })?;
-    }
-    for version in of("/accounts/php") {
-        figure.api("PATCH", "/accounts/ada", Some(&json!({"php": version})))?;
-        serves(figure, "ada.example.org", "/", "page of ada")?;
-    }
-    let (status, answer) = figure.api("PATCH", "/accounts/ada", Some(&json!({"php": "8.2"})))?;
-    ensure!(status == 200, "{status} {answer}");
-    Ok(())
-}
-
-fn serves(figure: &Figure, host: &str, path: &str, page: &str) -> Result<()> {
-    eventually(PATIENCE, &format!("the page of {host}"), || {
-        let answer = figure.get_from("web1", host, path)?;
-        ensure!(answer.status == 200 && answer.body == page, "{answer:?}");
-        Ok(())
-    })
-}
-
-/// An administrator's directives may say anything that httpd takes; as comments, all texts do, and they arrive as they were sent.
-fn directives_arrive(figure: &Figure, api: &mut Api, texts: &[String]) -> Result<()> {
-    let parsed = texts.iter().filter_map(|text| serde_json::from_str::<String>(text).ok());
-    let mut lines: Vec<String> = parsed
-        .filter(|text| text.len() < 900 && !text.contains(['\n', '\r', '\0']) && !text.ends_with('\\'))
-        .map(|text| format!("# {text}."))
-        .collect();
-    lines.push("Header always set X-Hostile \"it's \\\"fine\\\" & $(so) `on`\"".to_owned());
-    ensure!(lines.len() > 200, "{} lines", lines.len());
-    let body = json!({ "httpd_directives": lines }).to_string();
-    let reply = api.ask("PATCH", "/clusters/web", "", body.as_bytes())?;
-    ensure!(reply.status == 200 && reply.body["httpd_directives"] == json!(lines), "{} {}", reply.status, reply.body);
-    let expected = lines.join("\n");
-    eventually(Duration::from_secs(20), "the directives on the node", || {
-        let live = figure.host("web1").text("cat /var/lib/phalanx/live/httpd-common.conf")?;
-        ensure!(live.contains(&expected), "they differ or are not there:\n{live}");
-        Ok(())
-    })?;
-    let address = figure.address("web1")?;
-    eventually(Duration::from_secs(10), "the header that a directive sets", || {
-        let line = format!("curl -sS -m 5 -D - -o /dev/null -H 'Host: ada.example.org' http://{address}/");
-        let head = figure.host("lb").text(&line)?;
-        ensure!(head.contains("it's \"fine\" & $(so) `on`"), "{head}");
-        Ok(())
-    })?;
-    let reply = api.ask("PATCH", "/clusters/web", "", b"{\"httpd_directives\":[]}")?;
-    ensure!(reply.status == 200);
-    for broken in ["a\nb", "a\rb", "a\0b"] {
-        let body = json!({ "httpd_directives": [broken] }).to_string();
-        ensure!(api.refusal_or("PATCH", "/clusters/web", "", body.as_bytes())?.is_none(), "{broken:?}");
-    }
-    Ok(())
-}
-
-/// A part of the texts as arguments of commands: refused with words that a terminal can bear, or kept.
-fn commands(figure: &Figure, texts: &[String]) -> Result<usize> {
-    const COMMANDS: [&str; 7] = [
-        "account add @ --logical-server www",
-        "site add @ --account ada",
-        "site add fresh.example.org --account ada --document-root @",
-        "account add fresh --logical-server www --php @",
-        "server add fresh --kind web --address @",
-        "share add fresh --kind local --nas storage --path @",
-        "cluster show @",
-    ];
-    let cp = figure.host("cp");
-    let sample = texts
-        .iter()
-        .filter_map(|text| serde_json::from_str::<String>(text).ok())
-        .filter(|text| text.len() < 10_000 && !text.contains('\0'));
-    let mut count = 0;
-    for (number, text) in sample.enumerate().filter(|(number, _)| number % 3 == 0) {
-        let command = COMMANDS[(number / 3) % COMMANDS.len()];
-        let mut words = vec!["phalanx"];
-        words.extend(command.split(' ').map(|word| if word == "@" { text.as_str() } else { word }));
-        let output = cp.exec(&words, b"")?;
-        ensure!([0, 1, 2].contains(&output.status), "{words:?}: {output:?}");
-        let is_bearable = |c: char| c == '\n' || c == '\t' || !c.is_control();
-        ensure!(
-            output.stderr.chars().chain(output.stdout.chars()).all(is_bearable),
-            "a terminal would obey: {words:?}: {output:?}"
-        );
-        if output.status == 0 && !text.starts_with("--") {
-            remove_what_was_made(figure, command, &text)?;
-        } else if output.status != 0 {
-            ensure!(output.stderr.starts_with("error: "), "{words:?}: {output:?}");
-        }
-        count += 1;
-    }
-    Ok(count)
-}
-
-fn remove_what_was_made(figure: &Figure, command: &str, text: &str) -> Result<()> {
-    let mut words = command.split(' ');
-    let (noun, _verb, name) = (words.next().unwrap_or_default(), words.next(), words.next().unwrap_or_default());
-    let name = if name == "@" { text.to_lowercase() } else { name.to_owned() };
-    figure.phalanx(&format!("{noun} show '{name}'"))?;
-    figure.phalanx(&format!("{noun} remove '{name}'")).map(drop)
-}
-
 /// Raw bytes at the external address. The client's own script sends each and tells the first line of the answer and how long it took.
 fn knocks(figure: &Figure) -> Result<usize> {
     let client = figure.host("client");
@@ -487,24 +238,38 @@ fn calm(host: &Host<'_>) -> Result<()> {
 
 #[test]
 fn hostile() -> Result<()> {
-    let figure = Figure::up()?;
-    figure.phalanx("server add spare --kind mail --address 10.9.0.40/24")?;
-    figure.site("ada", "ada.example.org", &[("index.html", "page of ada"), ("smuggled.html", "SMUGGLED")])?;
-    let texts = texts();
-    ensure!(texts.len() >= 200, "{} texts", texts.len());
-    let mut api = Api::of(&figure)?;
-    let accepted = every_field(&mut api, &texts)?;
-    everywhere_else(&mut api, &texts)?;
-    api.ask("PATCH", "/sites/ada.example.org", "", b"{\"aliases\":[]}")?;
-    api.ask("PATCH", "/servers/spare", "", b"{\"address\":\"10.9.0.40/24\"}")?;
-    for (field, values) in &accepted {
-        println!("{field} took {} of {} texts", values.len(), texts.len());
-    }
-    daemons_have_it(&figure, &accepted)?;
-    directives_arrive(&figure, &mut api, &texts)?;
-    println!("{} commands", commands(&figure, &texts)?);
-    println!("{} raw requests", knocks(&figure)?);
-    nothing_happened(&figure)?;
-    serves(&figure, "ada.example.org", "/", "page of ada")?;
-    figure.settled(&["web1", "web2", "nas", "lb"])
+    Figure::scenario(|figure| {
+        figure.phalanx("server add spare --kind mail --address 10.9.0.40/24")?;
+        figure.phalanx("server add pillar --kind mail --address 10.9.0.42/24")?;
+        figure.phalanx("cluster add mail --kind mail --master pillar")?;
+        figure.phalanx("share add other --kind local --nas storage --path /srv/nas/other")?;
+        figure.site("ada", "ada.example.org", &[("index.html", "page of ada"), ("smuggled.html", "SMUGGLED")])?;
+        let texts = texts();
+        ensure!(texts.len() >= 200, "{} texts", texts.len());
+        let mut api = Api::of(figure)?;
+        fields::all_are_known(&mut api)?;
+        let accepted = fields::every_field(&mut api, &texts)?;
+        everywhere_else(&mut api, &texts)?;
+        let plain = json!({"aliases": [], "document_root": "sites/ada.example.org"});
+        for (path, body) in [
+            ("/sites/ada.example.org", plain),
+            ("/servers/spare", json!({"address": "10.9.0.40/24"})),
+            ("/accounts/ada", json!({"php": "8.2", "state": "active"})),
+            ("/addresses/198.51.100.10:80", json!({"port": 80, "internal": {}})),
+        ] {
+            let (status, answer) = figure.api("PATCH", path, Some(&body))?;
+            ensure!(status == 200, "{path}: {status} {answer}");
+        }
+        for (field, values) in &accepted {
+            println!("{field} took {} of {} texts", values.len(), texts.len());
+        }
+        daemons::have_it(figure, &accepted, &texts)?;
+        let (told, commands) = commands::every_command(figure, &texts)?;
+        ensure!(told >= 200, "{told} texts through the command line");
+        println!("{} texts through the API, {told} through the command line, in {commands} commands", texts.len());
+        println!("{} raw requests", knocks(figure)?);
+        nothing_happened(figure)?;
+        daemons::serves(figure, "ada.example.org", "/", "page of ada")?;
+        figure.settled(&["web1", "web2", "nas", "lb"])
+    })
 }

@@ -18,6 +18,9 @@ const VICTIM: &str = include_str!("isolation/victim.php");
 const TRICKS: &str = include_str!("isolation/tricks.conf");
 /// Where accounts' httpds listen.
 const PORT: u16 = 808;
+/// Where agents listen: for slaves, and for balancers.
+const AGENT: u16 = 341;
+const SCORE: u16 = 342;
 
 /// An account as others see it.
 struct Party {
@@ -112,7 +115,7 @@ fn code_reaches(scene: &Scene) -> Result<()> {
     let answer = figure.host("lb").text(&line)?;
     let report: Value = serde_json::from_str(&answer).with_context(|| format!("the probe wrote {answer:?}"))?;
     let tries = report.as_object().context("the report has tries")?;
-    ensure!(tries.len() >= 19, "{report:#}");
+    ensure!(tries.len() >= 20, "{report:#}");
     for (name, seen) in tries {
         ensure!(!seen["own"].is_null(), "the probe can't even {name} what is its own: {report:#}");
         ensure!(seen["other"].is_null(), "{name}: code of one account reached {:#}", seen["other"]);
@@ -235,6 +238,38 @@ fn agent_follows_no_link(scene: &Scene) -> Result<()> {
     scene.bob_answers()
 }
 
+/// Connects or binds, and says whether it could.
+const PORT_SCRIPT: &str = r#"<?php
+ini_set('display_errors', '0');
+$at = "tcp://{$_GET['at']}";
+echo ($_GET['do'] === 'bind' ? stream_socket_server($at) : stream_socket_client($at, $number, $why, 2)) ? 'done' : 'not done';"#;
+
+/// Agents' ports: accounts neither reach them nor, while the agent is not there, hold them.
+fn agents_are_out_of_reach(scene: &Scene) -> Result<()> {
+    let (node, eve) = (scene.node(), &scene.eve);
+    scene.figure.put(eve.name, &format!("sites/{}/port.php", eve.site), PORT_SCRIPT)?;
+    let eve_does = |what: &str, at: &str| -> Result<bool> {
+        let answer = scene.figure.get_from(NODE, &eve.site, &format!("/port.php?do={what}&at={at}"))?;
+        ensure!(["done", "not done"].contains(&answer.body.as_str()), "{answer:?}");
+        Ok(answer.body == "done")
+    };
+    let (own, other) = (scene.figure.address(NODE)?, scene.figure.address("web2")?);
+    ensure!(eve_does("connect", &format!("{own}:80"))? && eve_does("bind", &format!("{}:9000", eve.ip))?);
+    for at in [format!("{own}:{AGENT}"), format!("{own}:{SCORE}"), format!("{other}:{SCORE}")] {
+        let line = format!("socat -u OPEN:/dev/null TCP4:{at},connect-timeout=2");
+        node.text(&line).with_context(|| format!("root can't reach {at} either"))?;
+        ensure!(!eve_does("connect", &at)?, "Eve reached {at}");
+    }
+    node.text("systemctl stop phalanx-agent")?;
+    for (ip, port) in [(own.as_str(), AGENT), (&own, SCORE), ("0.0.0.0", AGENT)] {
+        ensure!(!eve_does("bind", &format!("{ip}:{port}"))?, "Eve holds {ip}:{port}");
+        let free = format!("python3 -c 'import socket; socket.create_server((\"{ip}\", {port}))'");
+        node.text(&free).with_context(|| format!("{ip}:{port} was not free"))?;
+    }
+    node.text("systemctl start phalanx-agent")?;
+    scene.figure.settled(&["web1", "web2"])
+}
+
 /// While an account sleeps, somebody with Eve's uid listens on its address. She needs a privilege for it that no account has; if she had
 /// it, she would be ended, it would be reported, and the account would answer.
 fn squatters_are_ended(scene: &Scene) -> Result<()> {
@@ -269,6 +304,8 @@ fn squatters_are_ended(scene: &Scene) -> Result<()> {
 fn isolation() -> Result<()> {
     let scene = Scene::up()?;
     code_reaches(&scene)?;
+    agents_are_out_of_reach(&scene)?;
+    // From here on Eve's PHP is what her own tricks have made of it.
     htaccess_reaches(&scene)?;
     agent_follows_no_link(&scene)?;
     squatters_are_ended(&scene)

@@ -4,14 +4,13 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use phalanx_lab::eventually;
-use phalanx_lab::figure::{EXTERNAL, Figure};
-use phalanx_lab::load::{Load, Record};
+use phalanx_lab::figure::{Answer, Figure, NODES, SHARE};
+use phalanx_lab::load::{Load, Record, clock_ms};
 
 const SITE: &str = "count.example.org";
-const NODES: [&str; 2] = ["web1", "web2"];
-const SHARE: &str = "/srv/phalanx/content";
+const HUNGRY: &str = "hungry.example.org";
 
 /// Counts requests in a file, as a guest book or a shop does: under a lock, and on disk before it answers.
 const COUNT: &str = "<?php
@@ -26,19 +25,25 @@ echo gethostname(), ' ', $count;";
 const HOG: &str = "<?php ini_set('memory_limit', '-1'); for ($all = []; ; ) { $all[] = str_repeat('x', 1 << 20); }";
 const FORKS: &str = "<?php for ($i = 0, $all = []; $i < 60; $i++) { $all[] = @proc_open(['sleep', '2'], [], $pipes); }
 echo count(array_filter($all));";
-const BUSY: &str = "<?php for ($i = 0; $i < 20000000; $i++); echo 'done';";
+/// Burns CPU until a moment of the node's clock.
+const BUSY: &str =
+    "<?php while (microtime(true) < (float)$_GET['until']) { hash('sha256', str_repeat('x', 4096)); } echo 'done';";
+
+/// The part of a core that the busy account may have, in percent; how long it is watched; and how much more than its limit it may have
+/// been given in that time: the kernel hands out a quota for each tenth of a second, and each processor may keep a slice of the last.
+const CPU_PERCENT: u64 = 10;
+const WATCH_S: u64 = 8;
+const CPU_MARGIN_PERCENT: u64 = 2;
 
 #[test]
 fn nfs() -> Result<()> {
-    let figure = Figure::up_nfs()?;
-    let outcome = both_nodes_serve(&figure)
-        .and_then(|()| no_update_is_lost(&figure))
-        .and_then(|()| a_mount_that_is_taken_away_comes_back(&figure))
-        .and_then(|()| the_nas_dies_and_comes_back_under_load(&figure))
-        .and_then(|()| limits_hold(&figure));
-    outcome.map_err(|error| match figure.lab.journals() {
-        Ok(folder) => error.context(format!("the journals of the hosts are in {}", folder.display())),
-        Err(other) => error.context(format!("the journals of the hosts could not be collected: {other:#}")),
+    Figure::scenario_nfs(|figure| {
+        both_nodes_serve(figure)?;
+        no_update_is_lost(figure)?;
+        a_mount_that_is_taken_away_comes_back(figure)?;
+        the_nas_dies_and_comes_back_under_load(figure)?;
+        add_the_hungry_account(figure)?;
+        NODES.iter().try_for_each(|node| limits_hold(figure, node))
     })
 }
 
@@ -62,13 +67,11 @@ fn both_nodes_serve(figure: &Figure) -> Result<()> {
 
 /// A load on the counter, through the balancer.
 fn counting(figure: &Figure, rate: u32, seconds: u32) -> Result<Vec<Record>> {
-    load(rate, seconds)?.start(&figure.host("client"))?.finish()
+    load(figure, rate, seconds).start(&figure.host("client"))?.finish()
 }
 
-fn load(rate: u32, seconds: u32) -> Result<Load> {
-    let mut load = Load::new(format!("{EXTERNAL}:80").parse()?, SITE, "/count.php", seconds);
-    (load.rate, load.threads, load.patience_ms) = (rate, 16, 8_000);
-    Ok(load)
+fn load(figure: &Figure, rate: u32, seconds: u32) -> Load {
+    Load { rate, threads: 16, patience_ms: 8_000, ..figure.load(SITE, "/count.php", seconds) }
 }
 
 /// The counter's value as the NAS has it.
@@ -103,16 +106,8 @@ fn no_update_is_lost(figure: &Figure) -> Result<()> {
     Ok(())
 }
 
-/// The empty, sealed directory beneath the share, seen in a mount namespace of its own: nothing was written into it, and nothing can be.
 fn nothing_is_beneath(figure: &Figure) -> Result<()> {
-    const LOOK: &str = r#"exec unshare --mount sh -ec '
-        umount -l "$1"; findmnt -n -o SOURCE "$1"; ls -A "$1"; if touch "$1/x" 2>/dev/null; then echo writable; fi
-        umount -l "$1"; if mountpoint -q "$1"; then echo mounted; fi; ls -A "$1"' look "#;
-    for node in NODES {
-        let seen = figure.host(node).text(&format!("{LOOK}{SHARE}"))?;
-        ensure!(seen == "phalanx-seal", "beneath the share of {node} is more than its seal: {seen}");
-    }
-    Ok(())
+    NODES.iter().try_for_each(|node| figure.nothing_is_beneath(node))
 }
 
 fn a_mount_that_is_taken_away_comes_back(figure: &Figure) -> Result<()> {
@@ -129,16 +124,17 @@ fn a_mount_that_is_taken_away_comes_back(figure: &Figure) -> Result<()> {
 }
 
 fn the_nas_dies_and_comes_back_under_load(figure: &Figure) -> Result<()> {
-    const LOAD_S: u32 = 75;
+    const LOAD_S: u32 = 300;
+    let client = figure.host("client");
     let nas = figure.host("nas");
     let (before, begin) = (counter(figure)?, Instant::now());
-    let running = load(15, LOAD_S)?.start(&figure.host("client"))?;
+    let running = load(figure, 15, LOAD_S).start(&client)?;
     std::thread::sleep(Duration::from_secs(6));
     nas.kill()?;
     for node in NODES {
         eventually(Duration::from_secs(20), &format!("that {node} leaves service"), || {
-            let shown = figure.json(&format!("server show {node}"))?;
-            ensure!(shown["state"]["report"]["in_service"] == false, "{shown}");
+            let report = figure.report(node)?;
+            ensure!(report["in_service"] == false, "{report}");
             Ok(())
         })?;
     }
@@ -157,7 +153,12 @@ fn the_nas_dies_and_comes_back_under_load(figure: &Figure) -> Result<()> {
         })?;
         println!("{node} serves again after {:.1?}", begin.elapsed());
     }
-    let records = running.finish()?;
+    // The load went on over it all, and goes on for a moment on the share that is back.
+    let back_ms = clock_ms();
+    std::thread::sleep(Duration::from_secs(5));
+    let records = running.stop(&client)?;
+    let served = records.iter().filter(|record| record.ok() && record.clock_ms > back_ms).count();
+    ensure!(served > 40, "only {served} requests were answered after the service was back");
     let counted = counted(&records)?;
     let after = counter(figure)?;
     ensure!(counted.last().is_some_and(|last| *last <= after), "the NAS forgot: {:?} of {after}", counted.last());
@@ -174,61 +175,115 @@ fn the_nas_dies_and_comes_back_under_load(figure: &Figure) -> Result<()> {
     nothing_is_beneath(figure)
 }
 
-fn limits_hold(figure: &Figure) -> Result<()> {
-    const HUNGRY: &str = "hungry.example.org";
+fn add_the_hungry_account(figure: &Figure) -> Result<()> {
     figure.site(
         "hungry",
         HUNGRY,
         &[("hog.php", HOG), ("forks.php", FORKS), ("busy.php", BUSY), ("ok.php", "<?php echo 'ok';")],
     )?;
-    figure.phalanx("account change hungry --memory-mib 64 --processes 32")?;
-    let uid = figure.host("nas").text("stat -c %u /srv/nas/web/home/hungry")?;
-    let group = format!("/sys/fs/cgroup/phalanx.slice/phalanx-account.slice/phalanx-account-{uid}.slice");
-    let node = figure.host("web1");
-    let limit = |file: &str, wanted: &str| {
-        eventually(Duration::from_secs(20), &format!("{wanted} in {file} of the account's control group"), || {
-            figure.get_from("web1", HUNGRY, "/ok.php")?;
-            let found = node.text(&format!("stat -f -c %T {group}; cat {group}/{file}"))?;
+    figure.phalanx("account change hungry --memory-mib 64 --processes 32 --io-weight 37 --cpu-percent 100").map(drop)
+}
+
+/// The control group of the hungry account on one node.
+struct Limits<'a> {
+    figure: &'a Figure,
+    node: &'a str,
+    group: String,
+}
+
+impl Limits<'_> {
+    fn text(&self, line: &str) -> Result<String> {
+        self.figure.host(self.node).text(&format!("cd {} && {line}", self.group))
+    }
+
+    /// Waits until the kernel has `wanted` in a file of the account's group, in the one hierarchy of version 2.
+    fn holds(&self, file: &str, wanted: &str) -> Result<()> {
+        let what = format!("{wanted:?} in {file} of the account's control group on {}", self.node);
+        eventually(Duration::from_secs(20), &what, || {
+            self.get("/ok.php")?;
+            let found = self.text(&format!("stat -f -c %T . && cat {file}"))?;
             ensure!(found == format!("cgroup2fs\n{wanted}"), "{found}");
             Ok(())
         })
-    };
-    let events = |file: &str, key: &str| -> Result<u64> {
-        let text = node.text(&format!("sed -n 's/^{key} //p' {group}/{file}"))?;
+    }
+
+    fn event(&self, file: &str, key: &str) -> Result<u64> {
+        let text = self.text(&format!("sed -n 's/^{key} //p' {file}"))?;
         text.parse().with_context(|| format!("{key} in {file} is {text:?}"))
-    };
+    }
 
-    limit("memory.max", "67108864")?;
-    let hog = figure.get_from("web1", HUNGRY, "/hog.php")?;
-    ensure!(hog.status != 200 && events("memory.events", "oom_kill")? > 0, "the memory hog lives: {hog:?}");
-    neighbour_answers(figure)?;
+    fn get(&self, path: &str) -> Result<Answer> {
+        self.figure.get_from(self.node, HUNGRY, path)
+    }
+}
 
-    limit("pids.max", "32")?;
-    let forks = figure.get_from("web1", HUNGRY, "/forks.php")?;
+fn limits_hold(figure: &Figure, node: &str) -> Result<()> {
+    let uid = figure.host("nas").text("stat -c %u /srv/nas/web/home/hungry")?;
+    let group = format!("/sys/fs/cgroup/phalanx.slice/phalanx-account.slice/phalanx-account-{uid}.slice");
+    let limits = Limits { figure, node, group };
+
+    limits.holds("memory.max", "67108864")?;
+    limits.holds("memory.swap.max", "0")?;
+    let hog = limits.get("/hog.php")?;
+    ensure!(hog.status != 200 && limits.event("memory.events", "oom_kill")? > 0, "the memory hog lives: {hog:?}");
+    neighbour_answers(figure, node)?;
+
+    limits.holds("pids.max", "32")?;
+    let forks = limits.get("/forks.php")?;
     let started: u32 = forks.body.parse().with_context(|| format!("{forks:?}"))?;
-    ensure!(started < 32 && events("pids.events", "max")? > 0, "{started} processes were started");
-    neighbour_answers(figure)?;
+    ensure!(started < 32 && limits.event("pids.events", "max")? > 0, "{started} processes were started");
+    neighbour_answers(figure, node)?;
 
-    figure.phalanx("account change hungry --cpu-percent 10")?;
-    limit("cpu.max", "10000 100000")?;
-    let before = events("cpu.stat", "nr_throttled")?;
-    let address = figure.address("web1")?;
-    let busy = format!("curl -sS -m 30 -o /dev/null -H 'Host: {HUNGRY}' http://{address}/busy.php");
-    let busy = figure.host("lb").spawn(&busy)?;
-    neighbour_answers(figure)?;
-    eventually(Duration::from_secs(20), "that the busy account is slowed", || {
-        let after = events("cpu.stat", "nr_throttled")?;
-        ensure!(after > before + 5, "throttled {before} times before, {after} after");
+    io_weight_is_set(&limits, &uid)?;
+    cpu_is_limited(&limits)
+}
+
+/// systemd has the account's I/O weight, and so has the kernel, where it can weigh I/O: Debian's kernel for guests has no such file.
+fn io_weight_is_set(limits: &Limits<'_>, uid: &str) -> Result<()> {
+    eventually(Duration::from_secs(20), &format!("the I/O weight of the account on {}", limits.node), || {
+        let set = format!("systemctl show -p IOWeight --value phalanx-account-{uid}.slice");
+        let found =
+            limits.text(&format!("{set}; if test -e io.weight; then cat io.weight; else echo default 37; fi"))?;
+        ensure!(found == "37\ndefault 37", "{found:?}");
+        Ok(())
+    })
+}
+
+/// A busy loop gets its part of a core, and not more, by the kernel's own count and the node's own clock.
+fn cpu_is_limited(limits: &Limits<'_>) -> Result<()> {
+    let Limits { figure, node, .. } = limits;
+    figure.phalanx(&format!("account change hungry --cpu-percent {CPU_PERCENT}"))?;
+    limits.holds("cpu.max", &format!("{} 100000", CPU_PERCENT * 1_000))?;
+    let throttled = limits.event("cpu.stat", "nr_throttled")?;
+    let address = figure.address(node)?;
+    let until = figure.host(node).text("date +%s")?.parse::<u64>()? + WATCH_S + 12;
+    let ask = format!("curl -sS -m 60 -o /dev/null -H 'Host: {HUNGRY}' 'http://{address}/busy.php?until={until}'");
+    let busy = [figure.host("lb").spawn(&ask)?, figure.host("lb").spawn(&ask)?];
+    eventually(Duration::from_secs(10), "that the busy account is slowed", || {
+        let after = limits.event("cpu.stat", "nr_throttled")?;
+        ensure!(after > throttled + 5, "throttled {throttled} times before, {after} after");
         Ok(())
     })?;
+    let look = "cut -d' ' -f1 /proc/uptime && sed -n 's/^usage_usec //p' cpu.stat";
+    let seen = limits.text(&format!("({look}; sleep {WATCH_S}; {look})"))?;
+    let numbers: Vec<f64> =
+        seen.lines().map(str::parse).collect::<Result<_, _>>().with_context(|| format!("{seen:?}"))?;
+    let [from_s, used_us, until_s, used_later_us] = numbers[..] else {
+        bail!("not two times and two usages: {seen:?}")
+    };
+    let percent = (used_later_us - used_us) / 1e4 / (until_s - from_s);
+    println!("a busy loop that may have {CPU_PERCENT} % of a core had {percent:.1} % on {node}");
+    ensure!(percent <= (CPU_PERCENT + CPU_MARGIN_PERCENT) as f64, "it had {percent} % of a core on {node}");
+    ensure!(percent >= CPU_PERCENT as f64 / 2.0, "it was to be busy, but had only {percent} % of a core on {node}");
+    neighbour_answers(figure, node)?;
     drop(busy);
-    Ok(())
+    figure.phalanx("account change hungry --cpu-percent 100").map(drop)
 }
 
 /// Another account on the same node is none the worse.
-fn neighbour_answers(figure: &Figure) -> Result<()> {
+fn neighbour_answers(figure: &Figure, node: &str) -> Result<()> {
     let begin = Instant::now();
-    let counted = figure.get_from("web1", SITE, "/count.php")?;
+    let counted = figure.get_from(node, SITE, "/count.php")?;
     ensure!(
         counted.status == 200 && begin.elapsed() < Duration::from_secs(5),
         "{counted:?} after {:?}",

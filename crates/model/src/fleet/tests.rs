@@ -101,6 +101,9 @@ fn a_master_with_slaves_stays() {
 fn what_is_in_use_stays() {
     refused(FleetChange::RemoveServer { name: name("web2") }, Rule::InUseIsNotRemoved);
     refused(FleetChange::RemoveShare { name: name("content") }, Rule::InUseIsNotRemoved);
+    let path = || "/srv/nas/other".parse().expect("a path");
+    let moved = FleetChange::MoveShare { name: name("content"), nas: Some(name("nas")), path: path() };
+    refused(moved, Rule::InUseIsNotRemoved);
     refused(FleetChange::RemoveCluster { name: name("lb") }, Rule::InUseIsNotRemoved);
     refused(FleetChange::RemoveCluster { name: name("nas") }, Rule::InUseIsNotRemoved);
     refused(FleetChange::RemoveLogicalServer { name: name("www"), accounts: 3 }, Rule::InUseIsNotRemoved);
@@ -139,6 +142,19 @@ fn names_and_memberships_are_unique() {
         Rule::ServerBelongsToOneCluster,
     );
     refused(FleetChange::AddCluster { cluster: cluster("mail", ClusterKind::Web, "mail1") }, Rule::KindsFit);
+}
+
+#[test]
+fn directives_together_have_a_bound() {
+    let with = |lines: usize| FleetChange::ChangeCluster {
+        cluster: Cluster {
+            httpd_directives: vec!["# ".repeat(500); lines],
+            ..figure_1().clusters[&name("web")].clone()
+        },
+    };
+    let lines_max = Cluster::DIRECTIVES_LEN_MAX / 1_001;
+    figure_1().apply(with(lines_max)).expect("as many as are allowed");
+    refused(with(lines_max + 1), Rule::ValueInRange);
 }
 
 #[test]
@@ -232,6 +248,8 @@ fn any_change() -> impl Strategy<Value = FleetChange> {
         1 => (any_name(), any_name()).prop_map(|(cluster, server)| FleetChange::RemoveSlave { cluster, server }),
         2 => share.prop_map(|share| FleetChange::AddShare { share }),
         1 => any_name().prop_map(|name| FleetChange::RemoveShare { name }),
+        1 => (any_name(), proptest::option::of(any_name()))
+            .prop_map(|(name, nas)| FleetChange::MoveShare { name, nas, path: "/srv/moved".parse().expect("a path") }),
         2 => address.prop_map(|address| FleetChange::AddAddress { address }),
         2 => (any_name(), any_name()).prop_map(|(name, server)| FleetChange::AddLogicalServer { name, server }),
         1 => any_name().prop_map(|name| FleetChange::RemoveLogicalServer { name, accounts: 0 }),

@@ -1,22 +1,22 @@
 //! Clusters and their nodes.
 
-use super::fleet::{change, change_existing, get, listed, seen};
+use super::fleet::{change, change_existing, get, listed, present, seen};
 use super::list::{PageQuery, created, one, page_of_map};
 use super::problem::{Problem, Reply};
 use super::request::{Ask, At, IfMatch, JsonBody, named};
 use crate::Panel;
+use crate::leaving::{self, Leaving};
 use crate::live::{NodeState, node_state};
-use crate::store::{Actor, Kind, StoreError, World};
-use crate::task;
+use crate::store::{Actor, Kind, Removal, RemovalRecord, RemovalState, World};
 use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use phalanx_model::cluster::NodeSettings;
 use phalanx_model::{Cluster, ClusterKind, Fleet, FleetChange, Name, Refusal, Rule};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::time::Duration;
 use utoipa::ToSchema;
 
 /// How long the removal of a slave waits for its connections where the asker says nothing.
@@ -56,16 +56,11 @@ pub struct ClusterPatch {
     httpd_directives: Option<Vec<String>>,
 }
 
-/// Tells `null` from absent.
-fn present<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-) -> Result<Option<Option<T>>, D::Error> {
-    Option::<T>::deserialize(deserializer).map(Some)
-}
-
 pub(super) async fn list(State(panel): State<Panel>, Ask(query): Ask<PageQuery>) -> Reply {
     let world = panel.store.world();
-    page_of_map(&world.fleet.clusters, &query, |name, cluster| listed(&world, Kind::Cluster, name, cluster))
+    page_of_map(&world.fleet.clusters, &query, |name, cluster| {
+        with_leaving(&panel, &world, name, listed(&world, Kind::Cluster, name, cluster))
+    })
 }
 
 pub(super) async fn add(
@@ -78,17 +73,32 @@ pub(super) async fn add(
     let cluster =
         Cluster { name: name.clone(), kind, master, slaves, master_settings, share, httpd_directives: vec![] };
     let world = change(&panel, &actor, FleetChange::AddCluster { cluster }).await?;
-    let (version, body) = seen(&world, Kind::Cluster, &name, get(&world.fleet.clusters, Kind::Cluster, &name)?)?;
+    let (version, body) = view(&panel, &world, &name)?;
     Ok(created("/clusters", &name, version, body))
 }
 
 pub(super) async fn show(State(panel): State<Panel>, At(name): At<String>) -> Reply {
-    answer(&panel.store.world(), &named("cluster", &name)?)
+    answer(&panel, &panel.store.world(), &named("cluster", &name)?)
 }
 
-fn answer(world: &World, name: &Name) -> Reply {
+fn view(panel: &Panel, world: &World, name: &Name) -> Reply<(u64, Value)> {
     let (version, body) = seen(world, Kind::Cluster, name, get(&world.fleet.clusters, Kind::Cluster, name)?)?;
+    Ok((version, with_leaving(panel, world, name, body)))
+}
+
+fn answer(panel: &Panel, world: &World, name: &Name) -> Reply {
+    let (version, body) = view(panel, world, name)?;
     Ok(one(StatusCode::OK, version, body))
+}
+
+/// A cluster as JSON, with how far its slaves are that leave.
+fn with_leaving(panel: &Panel, world: &World, name: &Name, mut body: Value) -> Value {
+    let leaving = world.removals.values().filter(|removal| removal.cluster == *name);
+    let reports = panel.live.all_seen();
+    let leaving: BTreeMap<&Name, Leaving> =
+        leaving.map(|removal| (&removal.server, leaving::progress(world, &reports, removal))).collect();
+    body["leaving"] = json!(leaving);
+    body
 }
 
 pub(super) async fn patch(
@@ -107,7 +117,7 @@ pub(super) async fn patch(
         Ok(FleetChange::ChangeCluster { cluster })
     };
     let world = change_existing(&panel, &actor, (Kind::Cluster, &name, version), make).await?;
-    answer(&world, &name)
+    answer(&panel, &world, &name)
 }
 
 pub(super) async fn remove(
@@ -172,7 +182,7 @@ pub(super) async fn add_slave(
     settings.weight = weight.unwrap_or(settings.weight);
     let make = |_: &Fleet| Ok(FleetChange::AddSlave { cluster: cluster.clone(), server, settings });
     let world = change_existing(&panel, &actor, (Kind::Cluster, &cluster, version), make).await?;
-    let (version, body) = seen(&world, Kind::Cluster, &cluster, get(&world.fleet.clusters, Kind::Cluster, &cluster)?)?;
+    let (version, body) = view(&panel, &world, &cluster)?;
     Ok(created("/clusters", &cluster, version, body))
 }
 
@@ -185,17 +195,21 @@ pub(super) async fn change_node(
 ) -> Reply {
     let (cluster, server): (Name, Name) = (named("cluster", &cluster)?, named("node", &server)?);
     let joined = panel.store.joined().await?;
-    let make = |fleet: &Fleet| {
-        let mut settings = node_of(fleet, &cluster, &server)?;
-        if drained == Some(true) && !anyway {
-            last_node_stays(&panel, &joined, fleet, &cluster, &server)?;
-        }
-        settings.weight = weight.unwrap_or(settings.weight);
-        settings.drained = drained.unwrap_or(settings.drained);
-        Ok(FleetChange::SetNode { cluster: cluster.clone(), server: server.clone(), settings })
-    };
-    let world = change_existing(&panel, &actor, (Kind::Cluster, &cluster, version), make).await?;
-    answer(&world, &cluster)
+    let mut write = panel.store.write(&actor).await?;
+    write.expect(Kind::Cluster, &cluster, version)?;
+    let mut settings = node_of(write.fleet(), &cluster, &server)?;
+    if drained == Some(true) && !anyway {
+        last_node_stays(&panel, &joined, write.fleet(), &cluster, &server)?;
+    }
+    settings.weight = weight.unwrap_or(settings.weight);
+    settings.drained = drained.unwrap_or(settings.drained);
+    write.apply(FleetChange::SetNode { cluster: cluster.clone(), server: server.clone(), settings })?;
+    if drained == Some(false) {
+        let detail = format!("{server} stays in cluster {cluster}: its removal was taken back");
+        write.end_removal(&server, RemovalState::Cancelled, &detail).await?;
+    }
+    let world = write.commit().await?;
+    answer(&panel, &world, &cluster)
 }
 
 fn node_of(fleet: &Fleet, cluster: &Name, server: &Name) -> Reply<NodeSettings> {
@@ -254,41 +268,79 @@ pub(super) async fn remove_slave(
             format!("deadline_s {deadline_s} is not between 0 and {DRAIN_TIME_MAX_S}"),
         ));
     }
-    if let Some(running) = panel.tasks.running(&task::removal(&cluster, &server)).filter(|_| !force) {
-        return Ok(accepted(&running));
-    }
     let joined = panel.store.joined().await?;
     let mut write = panel.store.write(&actor).await?;
     write.expect(Kind::Cluster, &cluster, version)?;
-    let mut settings = node_of(write.fleet(), &cluster, &server)?;
-    let removal = FleetChange::RemoveSlave { cluster: cluster.clone(), server: server.clone() };
-    // Rules first, on a copy: what can't be removed is not drained either.
-    write.fleet().clone().apply(removal.clone())?;
+    node_of(write.fleet(), &cluster, &server)?;
+    if let Some(running) = write.removal(&server).filter(|running| running.cluster == cluster && !force).cloned() {
+        return Ok(accepted(&panel, &running));
+    }
     if !anyway && !force {
         last_node_stays(&panel, &joined, write.fleet(), &cluster, &server)?;
     }
-    if force || deadline_s == 0 {
-        write.apply(removal)?;
+    // A machine that never joined serves nobody: there is nothing to wait for.
+    if force || deadline_s == 0 || !joined.contains_key(server.as_str()) {
+        write.apply(FleetChange::RemoveSlave { cluster: cluster.clone(), server: server.clone() })?;
+        let detail = format!("{server} has left cluster {cluster} at once");
+        write.end_removal(&server, RemovalState::Done, &detail).await?;
         write.commit().await?;
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    settings.drained = true;
-    write.apply(FleetChange::SetNode { cluster: cluster.clone(), server: server.clone(), settings })?;
+    let removal = write.begin_removal(&cluster, &server, deadline_s).await?;
     write.commit().await?;
-    let busy = || {
-        Problem::from(StoreError::Busy("too many removals are running; the slave is drained, remove it again later"))
-    };
-    let task =
-        task::remove_when_drained(&panel, actor, cluster, server, Duration::from_secs(deadline_s)).ok_or_else(busy)?;
-    Ok(accepted(&task))
+    Ok(accepted(&panel, &removal))
 }
 
-fn accepted(task: &task::Task) -> Response {
-    let location = [(axum::http::header::LOCATION, format!("/api/v1/tasks/{}", task.id))];
-    (StatusCode::ACCEPTED, location, Json(task)).into_response()
+/// A task that runs in the background: the removal of a slave.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Task {
+    /// Its number.
+    id: u64,
+    /// What it does.
+    what: String,
+    /// Where it stands.
+    state: RemovalState,
+    /// More for a person: what it waits for, or what came of it.
+    detail: String,
+    /// While it runs: how far it is.
+    progress: Option<Leaving>,
+}
+
+fn running(panel: &Panel, removal: &Removal) -> Task {
+    let progress = leaving::progress(&panel.store.world(), &panel.live.all_seen(), removal);
+    let flows = match progress.flows {
+        None => "its connections are not counted yet".to_owned(),
+        Some(1) => "1 connection is open".to_owned(),
+        Some(flows) => format!("{flows} connections are open"),
+    };
+    Task {
+        id: removal.id,
+        what: what(removal.server.as_str(), removal.cluster.as_str()),
+        state: RemovalState::Running,
+        detail: format!("drained; {flows}, it leaves in {} s at the latest", progress.left_s),
+        progress: Some(progress),
+    }
+}
+
+fn what(server: &str, cluster: &str) -> String {
+    format!("remove {server} from cluster {cluster}")
+}
+
+fn accepted(panel: &Panel, removal: &Removal) -> Response {
+    let location = [(axum::http::header::LOCATION, format!("/api/v1/tasks/{}", removal.id))];
+    (StatusCode::ACCEPTED, location, Json(running(panel, removal))).into_response()
 }
 
 pub(super) async fn get_task(State(panel): State<Panel>, At(id): At<String>) -> Reply {
-    let task = id.parse().ok().and_then(|id| panel.tasks.get(id));
-    Ok(Json(task.ok_or_else(|| Problem::unknown("task", &id))?).into_response())
+    let unknown = || Problem::unknown("task", &id);
+    let record = panel.store.removal(id.parse().map_err(|_| unknown())?).await?.ok_or_else(unknown)?;
+    let world = panel.store.world();
+    let task = match world.removals.values().find(|removal| removal.id == record.id) {
+        Some(removal) => running(&panel, removal),
+        None => {
+            let RemovalRecord { id, cluster, server, state, detail } = record;
+            Task { id, what: what(&server, &cluster), state, detail, progress: None }
+        }
+    };
+    Ok(Json(task).into_response())
 }

@@ -7,9 +7,10 @@ use crate::Panel;
 use crate::store::{AccountRow, Actor, SiteRow};
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
-use phalanx_model::{Account, AccountState, HostName, Limits, Name, PhpVersion, RelativePath, Site};
+use phalanx_model::{Account, AccountState, Fleet, HostName, Limits, Name, PhpVersion, RelativePath, Site};
 use serde::Deserialize;
 use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use utoipa::ToSchema;
 
 /// A new account. Its uid is chosen by the panel.
@@ -136,6 +137,7 @@ pub(super) async fn add_account(
 ) -> Reply {
     let NewAccount { name, logical_server, owner, limits, php } = new;
     let mut write = panel.store.write(&actor).await?;
+    php.is_on_all(&php_installed(&panel, write.fleet(), &logical_server))?;
     let row = write.add_account(name, logical_server, owner, limits, php).await?;
     write.commit().await?;
     Ok(created("/accounts", &row.account.name, row.meta.version, account_view(&row)))
@@ -162,9 +164,20 @@ pub(super) async fn change_account(
         state: state.unwrap_or(present.state),
         ..present
     };
+    if new.php != old.account.php {
+        new.php.is_on_all(&php_installed(&panel, write.fleet(), &new.logical_server))?;
+    }
     let row = write.change_account(old, new).await?;
     write.commit().await?;
     Ok(one(StatusCode::OK, row.meta.version, account_view(&row)))
+}
+
+/// Which versions of PHP the nodes behind a logical server have, as far as they have said since the panel was started.
+fn php_installed(panel: &Panel, fleet: &Fleet, logical_server: &Name) -> BTreeMap<Name, BTreeSet<PhpVersion>> {
+    let logical = fleet.logical_servers.get(logical_server);
+    let cluster = logical.and_then(|logical| fleet.clusters.get(&logical.cluster));
+    let nodes = cluster.into_iter().flat_map(|cluster| cluster.nodes());
+    nodes.filter_map(|(node, _, _)| Some((node.clone(), panel.live.seen(node)?.report.php?))).collect()
 }
 
 pub(super) async fn remove_account(

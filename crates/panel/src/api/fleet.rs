@@ -76,6 +76,27 @@ pub struct NewShare {
     path: SharePath,
 }
 
+/// Where a share lies from now on. What is absent stays; its content is not moved.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SharePatch {
+    /// The nas cluster whose master keeps it; null for none.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    nas: Option<Option<Name>>,
+    /// Where the content lies on the machine that keeps it.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    path: Option<SharePath>,
+}
+
+/// Tells `null` from absent.
+pub(super) fn present<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Some)
+}
+
 pub(super) async fn list_shares(State(panel): State<Panel>, Ask(query): Ask<PageQuery>) -> Reply {
     let world = panel.store.world();
     page_of_map(&world.fleet.shares, &query, |name, share| listed(&world, Kind::Share, name, share))
@@ -95,6 +116,24 @@ pub(super) async fn add_share(
 
 pub(super) async fn get_share(State(panel): State<Panel>, At(name): At<String>) -> Reply {
     let (world, name) = (panel.store.world(), named("share", &name)?);
+    let (version, body) = seen(&world, Kind::Share, &name, get(&world.fleet.shares, Kind::Share, &name)?)?;
+    Ok(one(StatusCode::OK, version, body))
+}
+
+pub(super) async fn change_share(
+    State(panel): State<Panel>,
+    Extension(actor): Extension<Actor>,
+    At(name): At<String>,
+    IfMatch(version): IfMatch,
+    JsonBody(SharePatch { nas, path }): JsonBody<SharePatch>,
+) -> Reply {
+    let name: Name = named("share", &name)?;
+    let make = |fleet: &Fleet| {
+        let share = get(&fleet.shares, Kind::Share, &name)?.clone();
+        let (nas, path) = (nas.unwrap_or(share.nas), path.unwrap_or(share.path));
+        Ok(FleetChange::MoveShare { name: name.clone(), nas, path })
+    };
+    let world = change_existing(&panel, &actor, (Kind::Share, &name, version), make).await?;
     let (version, body) = seen(&world, Kind::Share, &name, get(&world.fleet.shares, Kind::Share, &name)?)?;
     Ok(one(StatusCode::OK, version, body))
 }

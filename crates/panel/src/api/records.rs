@@ -1,21 +1,17 @@
 //! API tokens, audit records and events.
 
-use super::list::{LIMIT_MAX, PageQuery, created, cursor_of, etag, limit_of, page};
+use super::follow::follow;
+use super::list::{PageQuery, created, cursor_of, etag, limit_of, one, page};
 use super::problem::{Problem, Reply};
-use super::request::{Ask, At, JsonBody};
+use super::request::{Ask, At, IfMatch, JsonBody};
 use crate::Panel;
 use crate::clock::rfc3339;
-use crate::store::{Actor, Event, Role, Token};
+use crate::store::{Actor, Role, Token};
 use axum::extract::{Extension, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::sse::{self, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
 use phalanx_model::Name;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::convert::Infallible;
-use tokio::sync::{broadcast, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
 use utoipa::ToSchema;
 
 /// A new API token.
@@ -25,7 +21,7 @@ pub struct NewToken {
     /// Its name.
     #[schema(value_type = String)]
     name: Name,
-    /// What it may do: admin.
+    /// What it may do: admin (everything) or reader (look, and change nothing).
     #[schema(value_type = String)]
     role: Role,
 }
@@ -55,13 +51,19 @@ pub(super) async fn add_token(
     Ok(response)
 }
 
+pub(super) async fn get_token(State(panel): State<Panel>, At(name): At<String>) -> Reply {
+    let token = panel.store.token(&name).await?;
+    Ok(one(StatusCode::OK, token.version.unsigned_abs(), token_view(token)))
+}
+
 pub(super) async fn remove_token(
     State(panel): State<Panel>,
     Extension(actor): Extension<Actor>,
     At(name): At<String>,
+    IfMatch(version): IfMatch,
 ) -> Reply<StatusCode> {
     let mut write = panel.store.write(&actor).await?;
-    write.remove_token(&name).await?;
+    write.remove_token(&name, version).await?;
     write.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -105,6 +107,7 @@ pub struct EventsQuery {
 
 pub(super) async fn list_events(
     State(panel): State<Panel>,
+    Extension(actor): Extension<Actor>,
     Ask(EventsQuery { after, cursor, limit, follow: follows }): Ask<EventsQuery>,
 ) -> Reply {
     let limit = limit_of(limit)?;
@@ -113,7 +116,7 @@ pub(super) async fn list_events(
         number => Some(number.parse().map_err(|_| Problem::invalid("cursor", "this is a cursor of another list"))?),
     };
     if follows {
-        return Ok(follow(panel, after, limit));
+        return follow(panel, &actor.token, after, limit);
     }
     let Some(after) = after else {
         let rows = panel.store.events_newest(limit).await?;
@@ -121,67 +124,4 @@ pub(super) async fn list_events(
     };
     let rows = panel.store.events_after(after, limit + 1).await?;
     Ok(page(rows, limit, |event| event.id.to_string(), |event| json!(event)))
-}
-
-/// Server-sent events: those after `after` (the newest `limit` where nothing is said), then each as it comes.
-/// A reader that is too slow is served from the database again; none is passed over.
-fn follow(panel: Panel, after: Option<i64>, limit: u32) -> Response {
-    let (sender, receiver) = mpsc::channel::<Result<sse::Event, Infallible>>(16);
-    tokio::spawn(async move {
-        let mut stopping = panel.stopping.clone();
-        tokio::select! {
-            ended = send_events(&panel, &sender, after, limit) => if let Err(error) = ended {
-                tracing::warn!("a stream of events ended: {error}");
-            },
-            () = sender.closed() => {}
-            _ = stopping.wait_for(|stop| *stop) => {}
-        }
-    });
-    Sse::new(ReceiverStream::new(receiver)).keep_alive(KeepAlive::default()).into_response()
-}
-
-async fn send_events(
-    panel: &Panel,
-    sender: &mpsc::Sender<Result<sse::Event, Infallible>>,
-    after: Option<i64>,
-    limit: u32,
-) -> crate::store::Result<()> {
-    let mut live = panel.store.follow_events();
-    let mut last = after.unwrap_or(0);
-    let mut rows = match after {
-        Some(after) => panel.store.events_after(after, LIMIT_MAX).await?,
-        None => panel.store.events_newest(limit).await?,
-    };
-    loop {
-        // Up to now from the database …
-        while !rows.is_empty() {
-            for event in rows {
-                last = event.id;
-                if sender.send(Ok(frame(&event))).await.is_err() {
-                    return Ok(());
-                }
-            }
-            rows = panel.store.events_after(last, LIMIT_MAX).await?;
-        }
-        // … then as they come.
-        loop {
-            match live.recv().await {
-                Ok(event) if event.id <= last => {}
-                Ok(event) => {
-                    last = event.id;
-                    if sender.send(Ok(frame(&event))).await.is_err() {
-                        return Ok(());
-                    }
-                }
-                Err(broadcast::error::RecvError::Lagged(_)) => break,
-                Err(broadcast::error::RecvError::Closed) => return Ok(()),
-            }
-        }
-        rows = panel.store.events_after(last, LIMIT_MAX).await?;
-    }
-}
-
-fn frame(event: &Event) -> sse::Event {
-    let data = serde_json::to_string(event).expect("an event is plain data");
-    sse::Event::default().id(event.id.to_string()).data(data)
 }

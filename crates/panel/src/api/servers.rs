@@ -6,6 +6,7 @@ use super::problem::{Problem, Reply};
 use super::request::{Ask, At, IfMatch, JsonBody, named};
 use crate::Panel;
 use crate::clock::rfc3339;
+use crate::leaving;
 use crate::live::{CommandError, Seen, node_state};
 use crate::store::{Actor, Kind, World};
 use axum::Json;
@@ -75,6 +76,8 @@ fn with_state(panel: &Panel, world: &World, known: &Known, server: &Server, mut 
         .map(|(_, _, settings)| settings);
     body["cluster"] = json!(membership.map(|(cluster, _)| &cluster.name));
     body["role"] = json!(membership.map(|(_, role)| role));
+    let leaving = world.removals.get(name).map(|removal| leaving::progress(world, &known.reports, removal));
+    body["leaving"] = json!(leaving);
     let (state, why) = node_state(server.kind, settings.unwrap_or_default(), name, &known.reports);
     let report = known.reports.get(name);
     let fresh = report.is_some_and(Seen::is_fresh);
@@ -154,7 +157,11 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(super) async fn join_token(State(panel): State<Panel>, At(name): At<String>) -> Reply {
+pub(super) async fn join_token(
+    State(panel): State<Panel>,
+    Extension(actor): Extension<Actor>,
+    At(name): At<String>,
+) -> Reply {
     let (world, name): (_, Name) = (panel.store.world(), named("server", &name)?);
     let server = world.fleet.servers.get(&name).ok_or_else(|| Problem::unknown("server", name.as_str()))?;
     let upstream = match world.fleet.membership(&name) {
@@ -165,7 +172,10 @@ pub(super) async fn join_token(State(panel): State<Panel>, At(name): At<String>)
         }
         Some((_, Role::Master)) | None => panel.link_address.towards(server.address.ip),
     };
-    let made = panel.store.new_join_token(&name).await?;
+    let mut write = panel.store.write(&actor).await?;
+    write.expect(Kind::Server, &name, None)?;
+    let made = write.new_join_token(&name).await?;
+    write.commit().await?;
     let token = format!("phx1.{name}.{}.{}", made.secret, panel.ca.fingerprint_hex());
     let body = json!({
         "token": token,
@@ -179,20 +189,25 @@ pub(super) async fn join_token(State(panel): State<Panel>, At(name): At<String>)
 
 pub(super) async fn rollback(
     State(panel): State<Panel>,
+    Extension(actor): Extension<Actor>,
     At(name): At<String>,
     JsonBody(Rollback { generation }): JsonBody<Rollback>,
 ) -> Reply {
-    let result = order(&panel, &named("server", &name)?, Command::Rollback { generation }).await?;
+    let result = order(&panel, &actor, &named("server", &name)?, Command::Rollback { generation }).await?;
     Ok(Json(json!({ "result": result })).into_response())
 }
 
-pub(super) async fn reconcile(State(panel): State<Panel>, At(name): At<String>) -> Reply {
-    let result = order(&panel, &named("server", &name)?, Command::Reconcile).await?;
+pub(super) async fn reconcile(
+    State(panel): State<Panel>,
+    Extension(actor): Extension<Actor>,
+    At(name): At<String>,
+) -> Reply {
+    let result = order(&panel, &actor, &named("server", &name)?, Command::Reconcile).await?;
     Ok(Json(json!({ "result": result })).into_response())
 }
 
 /// Orders something from a node, through its master, and waits for what comes of it.
-async fn order(panel: &Panel, name: &Name, command: Command) -> Reply<String> {
+async fn order(panel: &Panel, actor: &Actor, name: &Name, command: Command) -> Reply<String> {
     let world = panel.store.world();
     if !world.fleet.servers.contains_key(name) {
         return Err(Problem::unknown("server", name.as_str()));
@@ -201,7 +216,9 @@ async fn order(panel: &Panel, name: &Name, command: Command) -> Reply<String> {
         let detail = format!("server {name} belongs to no cluster, so it has no configuration");
         return Err(Refusal::new(Rule::ReferenceExists, detail, "make it part of a cluster first").into());
     };
-    let number = panel.store.next_command().await?;
+    let mut write = panel.store.write(actor).await?;
+    let number = write.order(name, &command).await?;
+    write.commit().await?;
     let answer = panel.live.command(&cluster.master, number, name, command, COMMAND_TIME_MAX).await;
     answer.map_err(|error| {
         let detail = error.to_string();

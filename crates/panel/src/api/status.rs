@@ -3,13 +3,14 @@
 use super::problem::Reply;
 use crate::Panel;
 use crate::clock::{rfc3339, unix_s};
+use crate::leaving;
 use crate::live::{Seen, backends_of, node_state};
 use crate::store::World;
 use axum::Json;
 use axum::extract::State;
 use axum::response::IntoResponse;
 use phalanx_model::cluster::{NodeSettings, Role};
-use phalanx_model::{Cluster, ClusterKind, Name};
+use phalanx_model::{Cluster, ClusterKind, Name, Position};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -96,13 +97,14 @@ fn node_status(
     let fresh = seen.is_some_and(Seen::is_fresh);
     let report = seen.map(|seen| &seen.report);
     let current = world.streams.get(&cluster.name);
-    let behind = |at: Option<u64>, want: Option<u64>| fresh && at < want;
+    let behind = |at: Option<Position>, want: Option<u64>| fresh && at < want.map(|want| world.position(want));
     json!({
         "server": server,
         "role": role,
         "address": world.fleet.servers.get(server).map(|server| server.address),
         "weight": settings.weight,
         "drained": settings.drained,
+        "leaving": world.removals.get(server).map(|removal| leaving::progress(world, &known.reports, removal)),
         "state": state,
         "why": why,
         "joined": known.joined.contains_key(server.as_str()),
@@ -111,8 +113,8 @@ fn node_status(
         "last_seen_s": seen.map(|seen| seen.at.elapsed().as_secs()),
         "converged": fresh && report.is_some_and(|report| report.converged),
         "in_service": fresh && report.is_some_and(|report| report.in_service),
-        "spec_behind": behind(report.map(|report| report.spec.revision), current.map(|stream| stream.spec_revision)),
-        "directory_behind": behind(report.map(|report| report.directory.revision), current.map(|stream| stream.head)),
+        "spec_behind": behind(report.map(|report| report.spec), current.map(|stream| stream.spec_revision)),
+        "directory_behind": behind(report.map(|report| report.directory), current.map(|stream| stream.head)),
         "problems": report.map(|report| &report.problems),
         "generation": report.map(|report| report.generation),
         "version": report.map(|report| &report.version),

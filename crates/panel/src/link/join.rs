@@ -2,11 +2,13 @@
 
 use super::frame;
 use crate::Panel;
+use crate::store::Actor;
 use anyhow::{Context, Result, bail};
 use phalanx_model::{Name, Role};
 use phalanx_plan::report::Severity;
 use phalanx_plan::session::message::Identity;
-use phalanx_plan::session::{DownMessage, JoinReply, JoinRequest, UpMessage};
+use phalanx_plan::session::route::node_name;
+use phalanx_plan::session::{DownMessage, JoinReply, JoinRequest, Place, UpMessage};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -49,16 +51,15 @@ async fn identity(panel: &Panel, request: &JoinRequest, via: Option<&Name>) -> R
         .context("the token is not valid: it was used, has expired, or was replaced; make a new one on the panel")?;
     right_way(panel, &server, via)?;
     let (certificate_pem, der) = panel.ca.sign_node(&server, &request.csr_pem)?;
-    if !panel.store.use_join_token(secret, &server, &der).await.context("using the token")? {
+    let mut write = panel.store.write(&Actor::machine(&server)).await.context("using the token")?;
+    if !write.use_join_token(secret, &server, &der, via).await.context("using the token")? {
         bail!("the token was used by another machine this moment");
     }
-    panel.live.end(&server, "the server has joined anew");
     let how = via.map_or_else(String::new, |master| format!(" through its master {master}"));
-    panel
-        .store
-        .note(&server, Severity::Info, "agent", format!("{server} has joined{how}"))
-        .await
-        .context("noting the join")?;
+    let text = format!("{server} has joined{how}");
+    write.note(&server, Severity::Info, "agent", text).await.context("noting the join")?;
+    write.commit().await.context("using the token")?;
+    panel.live.end(&server, "the server has joined anew");
     Ok(Identity { server, certificate_pem, ca_pem: panel.ca.certificate_pem().to_owned() })
 }
 
@@ -70,6 +71,15 @@ fn right_way(panel: &Panel, server: &Name, via: Option<&Name>) -> Result<()> {
         (Some((cluster, Role::Slave)), _) => bail!("{}", dial_your_master(&world, cluster, server)),
         (_, None) => Ok(()),
         (_, Some(master)) => bail!("{server} is no slave of {master}; it joins at the panel"),
+    }
+}
+
+/// Where a cluster's master serves its slaves.
+pub(super) fn master_place(world: &crate::store::World, cluster: &phalanx_model::Cluster) -> Place {
+    let address = world.fleet.servers.get(&cluster.master).map(|master| master.address.ip.to_string());
+    Place {
+        address: format!("{}:{}", address.unwrap_or_default(), phalanx_plan::spec::port::AGENT),
+        name: node_name(&cluster.master),
     }
 }
 

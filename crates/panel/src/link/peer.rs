@@ -7,8 +7,8 @@ use crate::{Panel, ca};
 use anyhow::{Context, Result, bail};
 use phalanx_model::{Name, Position, Role};
 use phalanx_plan::report::Severity;
-use phalanx_plan::session::{Batch, DownMessage, FRAME_LEN_MAX, UpMessage, Upstream, UpstreamEffect};
-use phalanx_plan::spec::ClusterSpec;
+use phalanx_plan::session::{Batch, DownMessage, FRAME_LEN_MAX, Place, UpMessage, Upstream, UpstreamEffect};
+use phalanx_plan::spec::{CertificateDigest, ClusterSpec};
 use rustls_pki_types::CertificateDer;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -33,6 +33,13 @@ enum Standing {
     Master { cluster: Name, spec_at: Position, head: Position },
     /// It belongs to no cluster.
     Free,
+    /// A slave: its master serves it.
+    Slave {
+        /// Where that is.
+        master: Place,
+        /// In words for a person.
+        why: String,
+    },
     /// It has no business here.
     Refused(String),
 }
@@ -43,7 +50,10 @@ fn standing(world: &World, server: &Name) -> Standing {
     }
     match world.fleet.membership(server) {
         None => Standing::Free,
-        Some((cluster, Role::Slave)) => Standing::Refused(join::dial_your_master(world, cluster, server)),
+        Some((cluster, Role::Slave)) => Standing::Slave {
+            master: join::master_place(world, cluster),
+            why: join::dial_your_master(world, cluster, server),
+        },
         Some((cluster, Role::Master)) => match world.streams.get(&cluster.name) {
             Some(stream) => Standing::Master {
                 cluster: cluster.name.clone(),
@@ -62,7 +72,9 @@ fn desired(world: &World, standing: &Standing) -> (Position, Option<Box<ClusterS
             let spec = world.streams.get(cluster).map(|stream| Box::new((*stream.spec).clone()));
             (*spec_at, spec, *head)
         }
-        Standing::Free | Standing::Refused(_) => (world.position(world.fleet_revision), None, Position::default()),
+        Standing::Free | Standing::Slave { .. } | Standing::Refused(_) => {
+            (world.position(world.fleet_revision), None, Position::default())
+        }
     }
 }
 
@@ -72,16 +84,23 @@ pub(super) async fn serve(panel: &Panel, tls: TlsStream<TcpStream>, certificate:
     let world = panel.store.world();
     let (mut reading, mut writing) = tokio::io::split(tls);
     let mut standing = standing(&world, &server);
-    if !panel.store.is_current_certificate(&server, certificate).await? {
+    if world.certificates.get(&server) != Some(&CertificateDigest::of(certificate)) {
         let why = format!("this certificate of {server} is not the newest: join again with a new token");
         standing = Standing::Refused(why);
     }
-    if let Standing::Refused(why) = standing {
-        frame::write(&mut writing, &DownMessage::Refused { why: why.clone() }).await?;
+    let sent_away = match &standing {
+        Standing::Master { .. } | Standing::Free => None,
+        Standing::Slave { master, why } => {
+            Some((DownMessage::Elsewhere { place: master.clone(), why: why.clone() }, why.clone()))
+        }
+        Standing::Refused(why) => Some((DownMessage::Refused { why: why.clone() }, why.clone())),
+    };
+    if let Some((message, why)) = sent_away {
+        frame::write(&mut writing, &message).await?;
         writing.shutdown().await?;
         let rest = async { while matches!(frame::read(&mut reading, FRAME_LEN_MAX).await, Ok(Some(_))) {} };
         let _closed_or_not = tokio::time::timeout(FAREWELL_TIME_MAX, rest).await;
-        bail!("refused {server}: {why}");
+        bail!("sent {server} away: {why}");
     }
     let (number, told) = panel.live.connect(&server);
     note(panel, &server, Severity::Info, format!("{server} is connected")).await;
@@ -90,10 +109,23 @@ pub(super) async fn serve(panel: &Panel, tls: TlsStream<TcpStream>, certificate:
     let link = Link { panel, server: server.clone(), standing, upstream, writing, snapshot: None };
     let ended = link.run(reading, told).await;
     if panel.live.disconnect(&server, number) && !*panel.stopping.borrow() {
-        let why = ended.as_ref().err().map_or_else(String::new, |error| format!(": {error:#}"));
-        note(panel, &server, Severity::Warning, format!("{server} is no longer connected{why}")).await;
+        let (severity, text) = match &ended {
+            Ok(Ended::HandedOver(why)) => (Severity::Info, format!("handed over to its master: {why}")),
+            Ok(Ended::Stopping) => (Severity::Warning, format!("{server} is no longer connected")),
+            Err(error) => (Severity::Warning, format!("{server} is no longer connected: {error:#}")),
+        };
+        note(panel, &server, severity, text).await;
     }
-    ended
+    ended.map(drop)
+}
+
+/// How a link ended well.
+#[derive(Debug)]
+enum Ended {
+    /// The panel stops.
+    Stopping,
+    /// The server has another upstream now; in words for a person.
+    HandedOver(String),
 }
 
 /// An event that can't be kept is only worth a line in the log: the link itself works.
@@ -117,7 +149,7 @@ impl Link<'_> {
         mut self,
         mut reading: ReadHalf<TlsStream<TcpStream>>,
         mut told: mpsc::Receiver<ToLink>,
-    ) -> Result<()> {
+    ) -> Result<Ended> {
         let (sender, mut messages) = mpsc::channel(READ_AHEAD_MAX);
         let reader = tokio::spawn(async move {
             loop {
@@ -144,7 +176,7 @@ impl Link<'_> {
         &mut self,
         messages: &mut mpsc::Receiver<Result<Option<UpMessage>>>,
         told: &mut mpsc::Receiver<ToLink>,
-    ) -> Result<()> {
+    ) -> Result<Ended> {
         let mut world = self.panel.store.watch();
         let mut stopping = self.panel.stopping.clone();
         let mut silent_at = tokio::time::Instant::now() + SILENCE_MAX;
@@ -169,9 +201,11 @@ impl Link<'_> {
                     None => bail!("a newer connection took its place"),
                 },
                 () = tokio::time::sleep_until(silent_at) => bail!("it was silent for {} s", SILENCE_MAX.as_secs()),
-                _ = stopping.wait_for(|stop| *stop) => return Ok(()),
+                _ = stopping.wait_for(|stop| *stop) => return Ok(Ended::Stopping),
             };
-            self.carry_out(effects).await?;
+            if let Some(why) = self.carry_out(effects).await? {
+                return Ok(Ended::HandedOver(why));
+            }
         }
     }
 
@@ -182,6 +216,7 @@ impl Link<'_> {
         }
         let mut effects = match &now {
             Standing::Refused(why) => return vec![UpstreamEffect::Close { why: why.clone() }],
+            Standing::Slave { master, why } => return self.upstream.on_elsewhere(master.clone(), why.clone()),
             Standing::Free | Standing::Master { .. } => vec![],
         };
         let (spec_at, spec, head) = desired(world, &now);
@@ -193,7 +228,8 @@ impl Link<'_> {
         effects
     }
 
-    async fn carry_out(&mut self, effects: Vec<UpstreamEffect>) -> Result<()> {
+    /// Carries out effects and those that follow from them, in order. Says why where the follower was handed over.
+    async fn carry_out(&mut self, effects: Vec<UpstreamEffect>) -> Result<Option<String>> {
         let mut effects = VecDeque::from(effects);
         while let Some(effect) = effects.pop_front() {
             let more = match effect {
@@ -204,6 +240,7 @@ impl Link<'_> {
                 UpstreamEffect::ReadChanges { after } => self.read_changes(after).await?,
                 UpstreamEffect::ReadSnapshot { piece } => self.read_snapshot(piece).await?,
                 UpstreamEffect::Deliver(message) => self.deliver(message).await?,
+                UpstreamEffect::HandedOver { why } => return Ok(Some(why)),
                 UpstreamEffect::Close { why } => {
                     frame::write(&mut self.writing, &DownMessage::Refused { why: why.clone() }).await?;
                     bail!("{why}");
@@ -211,13 +248,15 @@ impl Link<'_> {
             };
             effects.extend(more);
         }
-        Ok(())
+        Ok(None)
     }
 
     fn cluster(&self) -> Result<&Name> {
         match &self.standing {
             Standing::Master { cluster, .. } => Ok(cluster),
-            Standing::Free | Standing::Refused(_) => bail!("{} is no master and has no directory", self.server),
+            Standing::Free | Standing::Slave { .. } | Standing::Refused(_) => {
+                bail!("{} is no master and has no directory", self.server)
+            }
         }
     }
 
@@ -297,6 +336,6 @@ impl Link<'_> {
 fn spec_at_of(standing: &Standing) -> Option<Position> {
     match standing {
         Standing::Master { spec_at, .. } => Some(*spec_at),
-        Standing::Free | Standing::Refused(_) => None,
+        Standing::Free | Standing::Slave { .. } | Standing::Refused(_) => None,
     }
 }

@@ -103,13 +103,15 @@ function judge(status) {
   const are = (kind) => nodes.filter((node) => node.state === kind).map((node) => node.server);
   const list = (names) => (names.length > 3 ? `${names.length} nodes are` : `${names.join(", ")} ${names.length > 1 ? "are" : "is"}`);
   if (nodes.length === 0) return ["unknown", "No nodes yet"];
-  for (const [kind, word] of [["down", "down"], ["overloaded", "overloaded"], ["unknown", "not heard of"], ["drained", "drained"]]) {
-    const names = are(kind);
-    if (names.length > 0) return [kind, `${list(names)} ${word}`];
+  const leaving = nodes.filter((node) => node.leaving).map((node) => node.server);
+  for (const [kind, word] of [["down", "down"], ["overloaded", "overloaded"], ["unknown", "not heard of"], ["leaving", "leaving"], ["drained", "drained"]]) {
+    const names = kind === "leaving" ? leaving : are(kind).filter((name) => kind !== "drained" || !leaving.includes(name));
+    if (names.length > 0) return [kind === "leaving" ? "drained" : kind, `${list(names)} ${word}`];
   }
   const troubled = nodes.filter((node) => (node.problems ?? []).length > 0).map((node) => node.server);
   if (troubled.length > 0) return ["overloaded", `${troubled.length > 3 ? `${troubled.length} nodes` : troubled.join(", ")} ${troubled.length > 1 ? "have" : "has"} a problem`];
-  return ["up", `All ${nodes.length} nodes are up`];
+  const free = status.free_servers.length;
+  return ["up", `All ${nodes.length} nodes are up${free > 0 ? ` · ${free} free ${free > 1 ? "servers" : "server"}` : ""}`];
 }
 
 const number = (value) => (value >= 100 ? Math.round(value).toLocaleString("en") : (Math.round(value * 10) / 10).toString());
@@ -130,8 +132,22 @@ function show(status) {
   byId("clock").textContent = new Date(status.at).toLocaleTimeString("en-GB");
   byId("empty").hidden = status.counts.servers > 0;
   byId("frame").hidden = status.counts.servers === 0;
+  showFree(status.free_servers);
   redraw();
   if (state.selected) fill(state.selected);
+}
+
+/** Servers that belong to no cluster: spare ones, and those that have left. */
+function showFree(servers) {
+  byId("free").hidden = servers.length === 0;
+  const said = servers.map((free) => `${free.server} (${free.kind}${free.joined ? (free.connected ? "" : ", not connected") : ", not joined"})`);
+  byId("free-list").textContent = said.join(", ");
+}
+
+/** How far a node is that leaves its cluster. */
+function leaves({ flows, left_s }) {
+  const open = flows === null ? "its connections are being counted" : `${flows} ${flows === 1 ? "connection is" : "connections are"} open`;
+  return `leaving: ${open}; it leaves within ${left_s} s`;
 }
 
 function small(text) {
@@ -167,7 +183,7 @@ function fill(server) {
     if (!node) continue;
     byId("details-title").textContent = `${server} · ${node.role} of ${cluster.name}`;
     byId("details-why").dataset.state = node.state;
-    byId("details-why").textContent = node.why ? `${node.state}: ${node.why}` : node.state;
+    byId("details-why").textContent = node.leaving ? leaves(node.leaving) : node.why ? `${node.state}: ${node.why}` : node.state;
     byId("details-problems").replaceChildren(...(node.problems ?? []).map((text) => element("li", text)));
     const load = node.load;
     const rows = [

@@ -292,7 +292,7 @@ const kinds = {
       set(role, compact ? { x: x + 15, y: y + height - 12 } : { x: x + 44 + nameWidth, y: y + (dense ? 21 : 23) });
       write(role, compact ? node.role : `· ${node.role}`, 70);
       set(state, { x: x + width - 12, y: compact ? y + height - 11 : y + (dense ? 21 : 23) });
-      write(state, node.state, 90);
+      write(state, node.leaving ? "leaving" : node.state, 90);
       set(line, { x: x + 15, y: y + (dense ? 38 : 46) });
       set(rest, { x: x + 15, y: y + 64 });
       writeTwo(line, rest, described(node, compact), width - 27, !load && !compact && !dense);
@@ -367,5 +367,5 @@ function described(node, compact) {
 function spoken(node) {
   const rate = node.load ? `, ${Math.round(node.load.requests_per_second)} requests a second` : "";
   const share = node.share_percent === null ? "" : `, ${Math.round(node.share_percent)} percent of the traffic`;
-  return `${node.server}, ${node.role}, ${node.state}${node.why ? `, ${node.why}` : ""}${rate}${share}`;
+  return `${node.server}, ${node.role}, ${node.leaving ? "leaving" : node.state}${node.why ? `, ${node.why}` : ""}${rate}${share}`;
 }

@@ -288,8 +288,9 @@ impl Write {
             sqlx::query_as(AssertSqlSafe(sql)).bind(name.as_str()).fetch_all(&mut *self.tx).await?;
         if !sites.is_empty() && !with_sites {
             let some = sites.iter().take(3).map(|row| row.site.name.as_str()).collect::<Vec<_>>().join(", ");
-            let detail =
-                format!("account {name} has {} sites: {some}{}", sites.len(), if sites.len() > 3 { ", …" } else { "" });
+            let (noun, more) =
+                (if sites.len() == 1 { "site" } else { "sites" }, if sites.len() > 3 { ", …" } else { "" });
+            let detail = format!("account {name} has {} {noun}: {some}{more}", sites.len());
             return Err(Refusal::new(
                 Rule::InUseIsNotRemoved,
                 detail,

@@ -88,15 +88,13 @@ impl Store {
     pub async fn note(&self, server: &Name, severity: Severity, topic: &str, text: String) -> Result<()> {
         let _turn = self.turn.lock().await;
         let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        let at_unix_s = crate::clock::unix_s().unsigned_abs();
-        let event = NodeEvent { number: 0, at_unix_s, severity, topic: topic.to_owned(), text, detail: String::new() };
-        let kept = insert(&mut tx, server, &event).await?;
+        let kept = insert(&mut tx, server, &of_panel(severity, topic, text)).await?;
         tx.commit().await?;
         self.announce(vec![kept]);
         Ok(())
     }
 
-    fn announce(&self, events: Vec<Event>) {
+    pub(super) fn announce(&self, events: Vec<Event>) {
         for event in events {
             // Nobody listening is no error: the event is in the database.
             let _listeners = self.events.send(event);
@@ -136,7 +134,13 @@ impl Store {
     }
 }
 
-async fn insert(tx: &mut sqlx::SqliteConnection, server: &Name, event: &NodeEvent) -> Result<Event> {
+/// An event of the panel's own, happening now.
+pub(super) fn of_panel(severity: Severity, topic: &str, text: String) -> NodeEvent {
+    let at_unix_s = crate::clock::unix_s().unsigned_abs();
+    NodeEvent { number: 0, at_unix_s, severity, topic: topic.to_owned(), text, detail: String::new() }
+}
+
+pub(super) async fn insert(tx: &mut sqlx::SqliteConnection, server: &Name, event: &NodeEvent) -> Result<Event> {
     let NodeEvent { number: _, at_unix_s, severity, topic, text, detail } = event;
     let severity = match severity {
         Severity::Info => "info",

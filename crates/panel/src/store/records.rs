@@ -1,10 +1,14 @@
 //! What stands beside the desired state: API tokens, join tokens, certificates of nodes, audit records, answers to earlier requests.
 
+use super::write::expect_version;
 use super::{Kind, Result, Store, StoreError, Write};
+use crate::clock::rfc3339;
 use crate::secret;
 use phalanx_model::{Name, Refusal, Rule};
+use phalanx_plan::spec::CertificateDigest;
 use serde::{Deserialize, Serialize};
-use sqlx::FromRow;
+use sqlx::{FromRow, SqliteConnection};
+use std::collections::BTreeMap;
 
 /// How long a join token is valid, in seconds.
 const JOIN_TOKEN_AGE_MAX_S: i64 = 24 * 3_600;
@@ -21,6 +25,23 @@ const TOKEN_PREFIX: &str = "phxapi_";
 pub enum Role {
     /// Everything.
     Admin,
+    /// Look at everything, and change nothing.
+    Reader,
+}
+
+impl Role {
+    /// The role as the API and the CLI write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Reader => "reader",
+        }
+    }
+
+    /// None for a role of a later version: its tokens are not known here.
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Admin, Self::Reader].into_iter().find(|role| role.as_str() == text)
+    }
 }
 
 /// Who asks for a change.
@@ -38,6 +59,11 @@ impl Actor {
     /// The panel itself, for what it does in the background.
     pub fn panel() -> Self {
         Self { token: "panel".to_owned(), role: Role::Admin, owner: "admin".parse().expect("a valid name") }
+    }
+
+    /// A machine that joins as this server with its token. No API token has a space in its name.
+    pub fn machine(server: &Name) -> Self {
+        Self { token: format!("server {server}"), ..Self::panel() }
     }
 }
 
@@ -74,7 +100,7 @@ pub struct AuditRecord {
     pub at: i64,
     /// The API token's name.
     pub actor: String,
-    /// add, change or remove.
+    /// add, change, remove or order.
     pub action: String,
     /// What kind of thing.
     pub kind: String,
@@ -107,14 +133,15 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn actor(&self, token: &str) -> Result<Option<Actor>> {
-        let found: Option<(String, String)> =
-            sqlx::query_as("SELECT name, owner FROM token WHERE sha256 = ? AND role = 'admin'")
+        let found: Option<(String, String, String)> =
+            sqlx::query_as("SELECT name, owner, role FROM token WHERE sha256 = ?")
                 .bind(secret::sha256(token).as_slice())
                 .fetch_optional(&self.pool)
                 .await?;
-        let Some((token, owner)) = found else { return Ok(None) };
+        let Some((token, owner, role)) = found else { return Ok(None) };
+        let Some(role) = Role::parse(&role) else { return Ok(None) };
         let owner = owner.parse().map_err(|e| StoreError::corrupt(format!("the token {token} with an owner"), e))?;
-        Ok(Some(Actor { token, role: Role::Admin, owner }))
+        Ok(Some(Actor { token, role, owner }))
     }
 
     /// API tokens by name after `after`, at most `limit`.
@@ -126,6 +153,16 @@ impl Store {
         Ok(sqlx::query_as(sql).bind(after).bind(limit).fetch_all(&self.pool).await?)
     }
 
+    /// One API token.
+    ///
+    /// # Errors
+    /// When it does not exist or the database fails.
+    pub async fn token(&self, name: &str) -> Result<Token> {
+        let sql = "SELECT name, role, owner, version, created_at FROM token WHERE name = ?";
+        let found = sqlx::query_as(sql).bind(name).fetch_optional(&self.pool).await?;
+        found.ok_or_else(|| StoreError::Unknown { kind: Kind::Token, name: name.to_owned() })
+    }
+
     /// Audit records before a number, newest first.
     ///
     /// # Errors
@@ -133,22 +170,6 @@ impl Store {
     pub async fn audit_before(&self, id: i64, limit: u32) -> Result<Vec<AuditRecord>> {
         let sql = "SELECT id, at, actor, action, kind, name, revision, before, after FROM audit WHERE id < ? ORDER BY id DESC LIMIT ?";
         Ok(sqlx::query_as(sql).bind(id).bind(limit).fetch_all(&self.pool).await?)
-    }
-
-    /// A new join token for a server; an earlier one of the same server is void.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn new_join_token(&self, server: &Name) -> Result<JoinToken> {
-        let _turn = self.turn.lock().await;
-        let (secret, expires_at) = (secret::new(), crate::clock::unix_s() + JOIN_TOKEN_AGE_MAX_S);
-        sqlx::query("INSERT OR REPLACE INTO join_token VALUES (?, ?, ?)")
-            .bind(server.as_str())
-            .bind(secret::sha256(&secret).as_slice())
-            .bind(expires_at)
-            .execute(&self.pool)
-            .await?;
-        Ok(JoinToken { secret, expires_at })
     }
 
     /// The server that an unused, unexpired join token was made for.
@@ -165,64 +186,14 @@ impl Store {
         found.map(|server| server.parse().map_err(|e| StoreError::corrupt("a join token's server", e))).transpose()
     }
 
-    /// Uses a join token up and makes this certificate the server's only one. False where the token was used meanwhile.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn use_join_token(&self, secret: &str, server: &Name, certificate: &[u8]) -> Result<bool> {
-        let _turn = self.turn.lock().await;
-        let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        let used = sqlx::query("DELETE FROM join_token WHERE sha256 = ? AND server = ? AND expires_at > ?")
-            .bind(secret::sha256(secret).as_slice())
-            .bind(server.as_str())
-            .bind(crate::clock::unix_s())
-            .execute(&mut *tx)
-            .await?;
-        if used.rows_affected() != 1 {
-            return Ok(false);
-        }
-        sqlx::query("INSERT OR REPLACE INTO node_certificate VALUES (?, ?, ?)")
-            .bind(server.as_str())
-            .bind(secret::sha256(certificate).as_slice())
-            .bind(crate::clock::unix_s())
-            .execute(&mut *tx)
-            .await?;
-        // A machine that joins anew numbers its events anew.
-        sqlx::query("DELETE FROM event_mark WHERE server = ?").bind(server.as_str()).execute(&mut *tx).await?;
-        tx.commit().await?;
-        Ok(true)
-    }
-
-    /// Whether this is the newest certificate of the server.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn is_current_certificate(&self, server: &Name, certificate: &[u8]) -> Result<bool> {
-        let sql = "SELECT count(*) FROM node_certificate WHERE server = ? AND sha256 = ?";
-        let query = sqlx::query_scalar(sql).bind(server.as_str()).bind(secret::sha256(certificate).as_slice().to_vec());
-        let count: i64 = query.fetch_one(&self.pool).await?;
-        Ok(count == 1)
-    }
-
     /// When servers joined, in seconds since 1970.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn joined(&self) -> Result<std::collections::BTreeMap<String, i64>> {
+    pub async fn joined(&self) -> Result<BTreeMap<String, i64>> {
         let rows: Vec<(String, i64)> =
             sqlx::query_as("SELECT server, joined_at FROM node_certificate").fetch_all(&self.pool).await?;
         Ok(rows.into_iter().collect())
-    }
-
-    /// A number for a command to a node, greater than all before.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn next_command(&self) -> Result<u64> {
-        let _turn = self.turn.lock().await;
-        let sql = "UPDATE meta SET command_last = command_last + 1 RETURNING command_last";
-        let number: i64 = sqlx::query_scalar(sql).fetch_one(&self.pool).await?;
-        Ok(number as u64)
     }
 
     /// Claims an Idempotency-Key for a request, or tells what became of the earlier one.
@@ -297,10 +268,10 @@ impl Write {
     /// # Errors
     /// When the name is taken or the database fails.
     pub async fn add_token(&mut self, name: &Name, role: Role) -> Result<String> {
-        let Role::Admin = role;
         let secret = format!("{TOKEN_PREFIX}{}", secret::new());
-        let inserted = sqlx::query("INSERT INTO token VALUES (?, 'admin', ?, ?, 1, ?) ON CONFLICT DO NOTHING")
+        let inserted = sqlx::query("INSERT INTO token VALUES (?, ?, ?, ?, 1, ?) ON CONFLICT DO NOTHING")
             .bind(name.as_str())
+            .bind(role.as_str())
             .bind(self.actor.owner.as_str())
             .bind(secret::sha256(&secret).as_slice())
             .bind(crate::clock::unix_s())
@@ -318,21 +289,95 @@ impl Write {
         Ok(secret)
     }
 
-    /// Removes an API token, but not the last one.
+    /// Removes an API token, but not the last one of an administrator.
     ///
     /// # Errors
-    /// When it does not exist, is the last, or the database fails.
-    pub async fn remove_token(&mut self, name: &str) -> Result<()> {
-        let removed = sqlx::query("DELETE FROM token WHERE name = ?").bind(name).execute(&mut *self.tx).await?;
-        if removed.rows_affected() != 1 {
-            return Err(StoreError::Unknown { kind: Kind::Token, name: name.to_owned() });
-        }
-        let left: i64 = sqlx::query_scalar("SELECT count(*) FROM token").fetch_one(&mut *self.tx).await?;
+    /// When it does not exist, is at another version than the asker says, is the last, or the database fails.
+    pub async fn remove_token(&mut self, name: &str, version: Option<u64>) -> Result<()> {
+        let removed: Option<(String, i64)> = sqlx::query_as("DELETE FROM token WHERE name = ? RETURNING role, version")
+            .bind(name)
+            .fetch_optional(&mut *self.tx)
+            .await?;
+        let unknown = || StoreError::Unknown { kind: Kind::Token, name: name.to_owned() };
+        let (role, found) = removed.ok_or_else(unknown)?;
+        expect_version(Kind::Token, name, found.unsigned_abs(), version)?;
+        let left: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM token WHERE role = 'admin'").fetch_one(&mut *self.tx).await?;
         if left == 0 {
-            let detail = format!("{name} is the last token; without one nobody could use the API");
-            return Err(Refusal::new(Rule::InUseIsNotRemoved, detail, "add another token first").into());
+            let detail = format!("{name} is the last token of role admin; without one nobody could change anything");
+            return Err(Refusal::new(Rule::InUseIsNotRemoved, detail, "add another token of role admin first").into());
         }
-        self.audit(Kind::Token, name, Some(serde_json::json!({ "name": name, "role": "admin" })), None);
+        self.audit(Kind::Token, name, Some(serde_json::json!({ "name": name, "role": role })), None);
         Ok(())
     }
+
+    /// A new join token for a server; an earlier one of the same server is void.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn new_join_token(&mut self, server: &Name) -> Result<JoinToken> {
+        let (secret, expires_at) = (secret::new(), crate::clock::unix_s() + JOIN_TOKEN_AGE_MAX_S);
+        let earlier: Option<i64> = sqlx::query_scalar("SELECT expires_at FROM join_token WHERE server = ?")
+            .bind(server.as_str())
+            .fetch_optional(&mut *self.tx)
+            .await?;
+        sqlx::query("INSERT OR REPLACE INTO join_token VALUES (?, ?, ?)")
+            .bind(server.as_str())
+            .bind(secret::sha256(&secret).as_slice())
+            .bind(expires_at)
+            .execute(&mut *self.tx)
+            .await?;
+        let seen = |at: i64| serde_json::json!({ "server": server, "expires_at": rfc3339(at) });
+        self.audit(Kind::JoinToken, server, earlier.map(seen), Some(seen(expires_at)));
+        Ok(JoinToken { secret, expires_at })
+    }
+
+    /// Uses a join token up and makes this certificate the server's only one. False where the token was used meanwhile.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn use_join_token(
+        &mut self,
+        secret: &str,
+        server: &Name,
+        certificate: &[u8],
+        via: Option<&Name>,
+    ) -> Result<bool> {
+        let used = sqlx::query("DELETE FROM join_token WHERE sha256 = ? AND server = ? AND expires_at > ?")
+            .bind(secret::sha256(secret).as_slice())
+            .bind(server.as_str())
+            .bind(crate::clock::unix_s())
+            .execute(&mut *self.tx)
+            .await?;
+        if used.rows_affected() != 1 {
+            return Ok(false);
+        }
+        let digest = CertificateDigest::of(certificate);
+        sqlx::query("INSERT OR REPLACE INTO node_certificate VALUES (?, ?, ?)")
+            .bind(server.as_str())
+            .bind(digest.as_bytes().as_slice())
+            .bind(crate::clock::unix_s())
+            .execute(&mut *self.tx)
+            .await?;
+        // A machine that joins anew numbers its events anew.
+        sqlx::query("DELETE FROM event_mark WHERE server = ?").bind(server.as_str()).execute(&mut *self.tx).await?;
+        let before = self.world.certificates.get(server).map(|digest| serde_json::json!({ "sha256": digest }));
+        let after = serde_json::json!({ "sha256": digest, "via": via });
+        self.audit(Kind::Certificate, server, before, Some(after));
+        self.certified(server, digest);
+        Ok(true)
+    }
+}
+
+/// The newest certificate of each server that has joined.
+pub(super) async fn certificates(tx: &mut SqliteConnection) -> Result<BTreeMap<Name, CertificateDigest>> {
+    let rows: Vec<(String, Vec<u8>)> =
+        sqlx::query_as("SELECT server, sha256 FROM node_certificate").fetch_all(tx).await?;
+    let parse = |(server, sha256): (String, Vec<u8>)| {
+        let what = || format!("a certificate of {server}");
+        let digest: [u8; 32] =
+            sha256.try_into().map_err(|_| StoreError::corrupt(what(), "its digest has not 32 bytes"))?;
+        Ok((server.parse().map_err(|e| StoreError::corrupt(what(), e))?, digest.into()))
+    };
+    rows.into_iter().map(parse).collect()
 }

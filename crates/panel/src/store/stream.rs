@@ -66,10 +66,11 @@ pub(super) async fn load(pool: &SqlitePool) -> Result<World> {
         sqlx::query_as("SELECT cluster, spec_revision, spec_digest, floor, head FROM stream")
             .fetch_all(&mut *tx)
             .await?;
+    let certificates = super::records::certificates(&mut tx).await?;
     let mut streams = BTreeMap::new();
     for (cluster, mut spec_revision, known, floor, head) in rows {
         let cluster: Name = cluster.parse().map_err(|e| StoreError::corrupt("a stream's cluster", e))?;
-        let Some(spec) = cluster_spec(&fleet, &cluster) else { continue };
+        let Some(spec) = cluster_spec(&fleet, &certificates, &cluster) else { continue };
         let now = digest(&spec);
         if now != known {
             revision += 1;
@@ -90,6 +91,7 @@ pub(super) async fn load(pool: &SqlitePool) -> Result<World> {
         streams.insert(cluster, stream);
     }
     sqlx::query("UPDATE meta SET revision = ?").bind(revision).execute(&mut *tx).await?;
+    let removals = super::removal::running(&mut tx).await?;
     tx.commit().await?;
     Ok(World {
         incarnation: incarnation as u64,
@@ -97,7 +99,9 @@ pub(super) async fn load(pool: &SqlitePool) -> Result<World> {
         fleet_revision: fleet_revision as u64,
         fleet: Arc::new(fleet),
         meta: Arc::new(meta),
+        certificates: Arc::new(certificates),
         streams,
+        removals: Arc::new(removals),
     })
 }
 

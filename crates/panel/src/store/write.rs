@@ -1,8 +1,10 @@
 //! One change of the store: rules, rows, change-log and audit in one transaction.
 
-use super::{Actor, Kind, Meta, Object, Result, Store, StoreError, Stream, World, stream};
+use super::{Actor, Event, Kind, Meta, Object, Result, Store, StoreError, Stream, World, events, stream};
 use phalanx_model::{DirectoryChange, Fleet, FleetChange, Name};
-use phalanx_plan::spec::{cluster_spec, directory_audience};
+use phalanx_plan::report::Severity;
+use phalanx_plan::session::Command;
+use phalanx_plan::spec::{CertificateDigest, cluster_spec, directory_audience};
 use serde_json::Value;
 use sqlx::{Sqlite, Transaction};
 use std::collections::BTreeMap;
@@ -18,15 +20,19 @@ pub struct Write {
     pub(super) tx: Transaction<'static, Sqlite>,
     pub(super) actor: Actor,
     before: Arc<World>,
-    world: World,
+    pub(super) world: World,
     fleet: Fleet,
     fleet_changed: bool,
+    /// Servers whose newest certificate is another one now.
+    joined: Vec<Name>,
     changes: Vec<(u64, Vec<Name>, DirectoryChange)>,
     audit: Vec<Audited>,
+    events: Vec<Event>,
 }
 
 #[derive(Debug)]
 struct Audited {
+    action: &'static str,
     kind: Kind,
     name: String,
     before: Option<Value>,
@@ -47,8 +53,10 @@ impl Write {
             fleet: (*before.fleet).clone(),
             before,
             fleet_changed: false,
+            joined: vec![],
             changes: vec![],
             audit: vec![],
+            events: vec![],
         })
     }
 
@@ -89,7 +97,35 @@ impl Write {
 
     /// Records a change for the audit; `None` stands for "does not exist".
     pub(super) fn audit(&mut self, kind: Kind, name: impl Display, before: Option<Value>, after: Option<Value>) {
-        self.audit.push(Audited { kind, name: name.to_string(), before, after });
+        self.audit.push(Audited { action: action_of(&before, &after), kind, name: name.to_string(), before, after });
+    }
+
+    /// Takes a number for a command to a node, greater than all before, and records who ordered what.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn order(&mut self, server: &Name, command: &Command) -> Result<u64> {
+        let sql = "UPDATE meta SET command_last = command_last + 1 RETURNING command_last";
+        let number: i64 = sqlx::query_scalar(sql).fetch_one(&mut *self.tx).await?;
+        let (name, after) = (server.to_string(), Some(json(command)));
+        self.audit.push(Audited { action: "order", kind: Kind::Server, name, before: None, after });
+        Ok(number as u64)
+    }
+
+    /// The server's newest certificate is this one now: its cluster's spec says so from this change on.
+    pub(super) fn certified(&mut self, server: &Name, certificate: CertificateDigest) {
+        Arc::make_mut(&mut self.world.certificates).insert(server.clone(), certificate);
+        self.joined.push(server.clone());
+    }
+
+    /// Keeps an event of the panel's own with this change.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn note(&mut self, server: &Name, severity: Severity, topic: &str, text: String) -> Result<()> {
+        let kept = events::insert(&mut self.tx, server, &events::of_panel(severity, topic, text)).await?;
+        self.events.push(kept);
+        Ok(())
     }
 
     fn next_revision(&mut self) -> u64 {
@@ -112,6 +148,7 @@ impl Write {
         if self.fleet_changed {
             self.write_fleet().await?;
         }
+        self.write_joined().await?;
         self.write_changes().await?;
         self.write_audit().await?;
         sqlx::query("UPDATE meta SET revision = ?, fleet_revision = ?")
@@ -119,10 +156,11 @@ impl Write {
             .bind(self.world.fleet_revision as i64)
             .execute(&mut *self.tx)
             .await?;
-        let Self { store, tx, world, _turn, .. } = self;
+        let Self { store, tx, world, events, _turn, .. } = self;
         tx.commit().await?;
         let world = Arc::new(world);
         store.world.send_replace(Arc::clone(&world));
+        store.announce(events);
         Ok(world)
     }
 
@@ -141,6 +179,7 @@ impl Write {
                 .bind(name.as_str())
                 .execute(&mut *self.tx)
                 .await?;
+            Arc::make_mut(&mut self.world.certificates).remove(name);
             sqlx::query("DELETE FROM join_token WHERE server = ?").bind(name.as_str()).execute(&mut *self.tx).await?;
             sqlx::query("DELETE FROM event_mark WHERE server = ?").bind(name.as_str()).execute(&mut *self.tx).await?;
         }
@@ -150,16 +189,26 @@ impl Write {
             sqlx::query("DELETE FROM change WHERE cluster = ?").bind(name.as_str()).execute(&mut *self.tx).await?;
         }
         for name in after.clusters.keys() {
-            self.write_spec(&after, name).await?;
+            self.write_spec(&after, name, self.world.fleet_revision).await?;
         }
         self.world.fleet = Arc::new(after);
         Ok(())
     }
 
-    /// Gives a cluster's spec this change's revision, if it is new or other than before.
-    async fn write_spec(&mut self, fleet: &Fleet, cluster: &Name) -> Result<()> {
-        let Some(spec) = cluster_spec(fleet, cluster) else { return Ok(()) };
-        let revision = self.world.fleet_revision;
+    /// Gives the specs of the clusters that machines have joined in the newest certificates.
+    async fn write_joined(&mut self) -> Result<()> {
+        let fleet = Arc::clone(&self.world.fleet);
+        for server in std::mem::take(&mut self.joined) {
+            let Some((cluster, _)) = fleet.membership(&server) else { continue };
+            let revision = self.next_revision();
+            self.write_spec(&fleet, &cluster.name, revision).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives a cluster's spec this revision, if it is new or other than before.
+    async fn write_spec(&mut self, fleet: &Fleet, cluster: &Name, revision: u64) -> Result<()> {
+        let Some(spec) = cluster_spec(fleet, &self.world.certificates, cluster) else { return Ok(()) };
         let known = self.world.streams.get(cluster);
         if known.is_some_and(|stream| *stream.spec == spec) {
             return Ok(());
@@ -184,7 +233,6 @@ impl Write {
         before: &BTreeMap<K, T>,
         after: &BTreeMap<K, T>,
     ) -> Result<()> {
-        let meta = Arc::make_mut(&mut self.world.meta);
         for gone in before.iter().filter(|(key, _)| !after.contains_key(key)).map(|(_, value)| value) {
             let name = gone.key();
             sqlx::query("DELETE FROM object WHERE kind = ? AND name = ?")
@@ -192,8 +240,8 @@ impl Write {
                 .bind(&name)
                 .execute(&mut *self.tx)
                 .await?;
-            meta.remove(&(T::KIND, name.clone()));
-            self.audit.push(Audited { kind: T::KIND, name, before: Some(json(gone)), after: None });
+            Arc::make_mut(&mut self.world.meta).remove(&(T::KIND, name.clone()));
+            self.audit(T::KIND, name, Some(json(gone)), None);
         }
         for (key, value) in after {
             let old = before.get(key);
@@ -203,6 +251,7 @@ impl Write {
             let name = value.key();
             let body = json(value);
             let fresh = || Meta { owner: self.actor.owner.clone(), version: 0, created_at: crate::clock::unix_s() };
+            let meta = Arc::make_mut(&mut self.world.meta);
             let entry = meta.entry((T::KIND, name.clone())).or_insert_with(fresh);
             entry.version += 1;
             sqlx::query("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?)")
@@ -214,7 +263,7 @@ impl Write {
                 .bind(body.to_string())
                 .execute(&mut *self.tx)
                 .await?;
-            self.audit.push(Audited { kind: T::KIND, name, before: old.map(json), after: Some(body) });
+            self.audit(T::KIND, name, old.map(json), Some(body));
         }
         Ok(())
     }
@@ -244,12 +293,7 @@ impl Write {
 
     async fn write_audit(&mut self) -> Result<()> {
         let now = crate::clock::unix_s();
-        for Audited { kind, name, before, after } in std::mem::take(&mut self.audit) {
-            let action = match (&before, &after) {
-                (None, _) => "add",
-                (Some(_), Some(_)) => "change",
-                (Some(_), None) => "remove",
-            };
+        for Audited { action, kind, name, before, after } in std::mem::take(&mut self.audit) {
             sqlx::query("INSERT INTO audit (at, actor, action, kind, name, revision, before, after) VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
                 .bind(now)
                 .bind(&self.actor.token)
@@ -263,6 +307,15 @@ impl Write {
                 .await?;
         }
         Ok(())
+    }
+}
+
+/// What was done to a thing that was so before and is so after.
+fn action_of(before: &Option<Value>, after: &Option<Value>) -> &'static str {
+    match (before, after) {
+        (None, _) => "add",
+        (Some(_), Some(_)) => "change",
+        (Some(_), None) => "remove",
     }
 }
 

@@ -81,6 +81,37 @@ async fn who_has_no_token_gets_nothing_but_the_document() {
 }
 
 #[tokio::test]
+async fn a_reader_looks_at_everything_and_changes_nothing() {
+    let panel = TestPanel::start().await;
+    panel.figure_1().await;
+    let made = panel.post("/tokens", json!({ "name": "monitor", "role": "reader" })).await.is(201);
+    assert_eq!(made["role"], "reader");
+    let header = format!("Bearer {}", made["token"].as_str().expect("a secret"));
+    let auth = [("Authorization", header.as_str())];
+    let before = panel.get("/audit?limit=1000").await.is(200);
+    for path in ["/servers", "/status", "/events", "/audit", "/tokens", "/sites/www.example.org"] {
+        panel.call("GET", path, &auth, None).await.is(200);
+    }
+    // Every operation of the document that is no GET.
+    let document = panel.get("/openapi.json").await.is(200);
+    let mut refused = 0;
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        let path = path.trim_start_matches("/api/v1").replace("{name}", "web1").replace("{server}", "web2");
+        for method in item.as_object().expect("operations").keys().filter(|method| *method != "get") {
+            let body = (method != "delete").then_some(&b"{}"[..]);
+            let answer = panel.call(&method.to_uppercase(), &path.replace("{host}", "x"), &auth, body).await;
+            answer.refused(403, "forbidden");
+            refused += 1;
+        }
+    }
+    assert!(refused > 20, "{refused}");
+    assert_eq!(panel.get("/audit?limit=1000").await.is(200), before);
+    // A reader's token does not make the last administrator's superfluous.
+    panel.delete("/tokens/admin").await.refused(409, "in-use-is-not-removed");
+    panel.delete("/tokens/monitor").await.is(204);
+}
+
+#[tokio::test]
 async fn an_etag_guards_against_lost_changes() {
     let panel = TestPanel::start().await;
     panel.figure_1().await;
@@ -213,7 +244,7 @@ async fn everything_survives_a_restart_and_is_on_the_record() {
 }
 
 #[tokio::test]
-async fn a_slave_without_connections_is_removed_at_once_and_forced_without_waiting() {
+async fn a_slave_is_removed_by_force_with_what_belongs_to_it() {
     let panel = TestPanel::start().await;
     panel.figure_1().await;
     panel.post("/servers", json!({ "name": "web3", "kind": "web", "address": "10.9.0.13/24" })).await.is(201);
@@ -221,18 +252,55 @@ async fn a_slave_without_connections_is_removed_at_once_and_forced_without_waiti
     panel.patch("/addresses/198.51.100.10:80", json!({ "internal": { "web3": "10.9.0.113" } })).await.is(200);
     panel.delete("/clusters/web/slaves/web3?force=true").await.is(204);
     assert_eq!(panel.get("/addresses/198.51.100.10:80").await.is(200)["internal"], json!({}));
-    // Nobody reports, so nobody says that web2 has no connections: the deadline decides.
-    let task = panel.delete("/clusters/web/slaves/web2?deadline_s=1").await.is(202);
-    let id = task["id"].as_u64().expect("a number");
-    assert_eq!(panel.get("/clusters/web").await.is(200)["slaves"]["web2"]["drained"], true);
-    let task = loop {
-        let task = panel.get(&format!("/tasks/{id}")).await.is(200);
-        if task["state"] != "running" {
-            break task;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    };
-    assert_eq!(task["state"], "done", "{task:#}");
-    assert_eq!(panel.get("/clusters/web").await.is(200)["slaves"], json!({}));
     panel.delete("/clusters/web/slaves/web2?deadline_s=99999").await.refused(422, "invalid-value");
+}
+
+/// Opens a stream of events and reads the head of its answer.
+async fn open_stream(panel: &TestPanel, token: &str) -> (tokio::net::TcpStream, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(panel.api).await.expect("it listens");
+    let request = format!(
+        "GET /api/v1/events?follow=true&after=0 HTTP/1.1\r\nHost: panel\r\nAuthorization: Bearer {token}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.expect("it reads");
+    let mut head = vec![0; 12];
+    stream.read_exact(&mut head).await.expect("an answer");
+    (stream, String::from_utf8(head).expect("UTF-8"))
+}
+
+#[tokio::test]
+async fn streams_of_events_are_few_for_each_token() {
+    let panel = TestPanel::start().await;
+    let made = panel.post("/tokens", json!({ "name": "monitor", "role": "reader" })).await.is(201);
+    let other = made["token"].as_str().expect("a secret").to_owned();
+    let mut open = Vec::new();
+    loop {
+        let (stream, head) = open_stream(&panel, &panel.token).await;
+        if head != "HTTP/1.1 200" {
+            assert_eq!((head.as_str(), open.len()), ("HTTP/1.1 429", 16));
+            break;
+        }
+        open.push(stream);
+    }
+    panel.get("/events?follow=true").await.refused(429, "too-many-streams");
+    assert_eq!(open_stream(&panel, &other).await.1, "HTTP/1.1 200", "another token has its own");
+    // A place is free again when its stream has ended.
+    open.truncate(3);
+    let began = std::time::Instant::now();
+    while open_stream(&panel, &panel.token).await.1 != "HTTP/1.1 200" {
+        assert!(began.elapsed() < crate::support::PATIENCE, "the places stay taken");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_is_refused() {
+    let panel = TestPanel::start().await;
+    let long = format!("{{\"name\":\"{}\"}}", "a".repeat(1 << 20));
+    for headers in [&[][..], &[("Idempotency-Key", "k")]] {
+        panel.call("POST", "/servers", headers, Some(long.as_bytes())).await.refused(413, "too-large");
+    }
+    let wide = ("X-Wide", "y".repeat(600 << 10));
+    let answer = panel.call("GET", "/servers", &[(wide.0, &wide.1)], None).await;
+    assert_eq!(answer.status, 431, "{answer:?}");
 }

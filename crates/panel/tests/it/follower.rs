@@ -3,7 +3,7 @@
 use crate::support::{PATIENCE, TestPanel};
 use phalanx_model::{DirectoryChange, Name, Position, Row, RowKey};
 use phalanx_plan::session::message::Identity;
-use phalanx_plan::session::{Command, DownMessage, Follower, FollowerEffect, JoinReply, JoinRequest, UpMessage};
+use phalanx_plan::session::{Command, DownMessage, Follower, FollowerEffect, JoinReply, JoinRequest, Place, UpMessage};
 use phalanx_plan::spec::ClusterSpec;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -100,6 +100,7 @@ pub struct TestFollower {
     follower: Follower,
     pub member: Member,
     pub spec: Option<Box<ClusterSpec>>,
+    pub spec_at: Position,
     pub specs: usize,
     pub directory: Position,
     pub rows: BTreeMap<RowKey, Row>,
@@ -121,6 +122,7 @@ impl TestFollower {
             follower: Follower::new(name, nowhere, None, nowhere),
             member,
             spec: None,
+            spec_at: nowhere,
             specs: 0,
             directory: nowhere,
             rows: BTreeMap::new(),
@@ -160,12 +162,22 @@ impl TestFollower {
         }
     }
 
+    /// Handles messages until the panel names another upstream.
+    pub async fn until_sent_on(&mut self) -> Place {
+        loop {
+            match self.wire.receive().await.expect("a place comes before the end") {
+                DownMessage::Elsewhere { place, .. } => return place,
+                message => self.handle(message).await,
+            }
+        }
+    }
+
     pub async fn handle(&mut self, message: DownMessage) {
         for effect in self.follower.on_message(message) {
             match effect {
                 FollowerEffect::Send(message) => self.wire.send(&message).await,
-                FollowerEffect::AdoptSpec { spec, .. } => {
-                    self.spec = spec;
+                FollowerEffect::AdoptSpec { position, spec } => {
+                    (self.spec_at, self.spec) = (position, spec);
                     self.specs += 1;
                 }
                 FollowerEffect::Apply(batch) => {
@@ -187,6 +199,7 @@ impl TestFollower {
                 FollowerEffect::Do { number, command } => self.commands.push((number, command)),
                 FollowerEffect::Relay { message, .. } => self.relayed.push(message),
                 FollowerEffect::Joined(reply) => self.joined = Some(reply),
+                FollowerEffect::GoTo { place, why } => panic!("sent to {place:?}: {why}"),
                 FollowerEffect::Close { why } => panic!("the follower closes: {why}"),
             }
         }

@@ -1,7 +1,11 @@
 //! A whole panel over loopback: its API over HTTP, its link over TLS with a follower of the real protocol.
 
 mod api;
+mod backup;
+mod document;
 mod follower;
 mod hostile;
+mod leaving;
 mod link;
+mod records;
 mod support;

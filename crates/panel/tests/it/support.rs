@@ -63,7 +63,8 @@ impl TestPanel {
         panel
     }
 
-    async fn begin(&mut self) {
+    /// Starts the panel from what is on disk.
+    pub async fn begin(&mut self) {
         let api = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let links = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         (self.api, self.links) = (api.local_addr().expect("bound"), links.local_addr().expect("bound"));
@@ -82,10 +83,14 @@ impl TestPanel {
 
     /// Stops the panel and starts it anew from what is on disk, on other ports.
     pub async fn restart(&mut self) {
+        self.stop().await;
+        self.begin().await;
+    }
+
+    pub async fn stop(&mut self) {
         let (stop, running) = self.running.take().expect("it runs");
         stop.send(()).expect("it waits for this");
         tokio::time::timeout(PATIENCE, running).await.expect("it stops in time").expect("no panic").expect("no error");
-        self.begin().await;
     }
 
     pub async fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Answer {
@@ -105,7 +110,9 @@ impl TestPanel {
         let mut answer = Vec::new();
         let read = stream.read_to_end(&mut answer);
         tokio::time::timeout(PATIENCE, read).await.expect("it answers in time").expect("it answers");
-        parse(&String::from_utf8(answer).expect("UTF-8"))
+        let answer = parse(&String::from_utf8(answer).expect("UTF-8"));
+        crate::document::check(method, path, &answer);
+        answer
     }
 
     pub async fn get(&self, path: &str) -> Answer {

@@ -9,9 +9,11 @@
 //! 3. An account accepts connections on its own address alone: no server of a customer's on other addresses or ports.
 //! 4. An account connects on this machine only to itself and to ports below 1,024 (resolver, mail, the node's own proxy), on
 //!    which no customer can listen. `oif lo` also holds for the machine's other own addresses.
+//! 5. To agents ([`port`]) an account connects on no machine.
 //!
 //! Root's sockets and those of the system's own users are not restricted but by 1 and 2.
 
+use crate::spec::port;
 use phalanx_model::Uid;
 use phalanx_model::account::{LOOPBACK_NETWORK, LOOPBACK_PREFIX_LEN};
 
@@ -22,6 +24,7 @@ const PROXY_USER: &str = "phalanx-proxy";
 pub fn accounts_nft() -> String {
     let range = format!("{LOOPBACK_NETWORK}/{LOOPBACK_PREFIX_LEN}");
     let accounts = format!("{}-{}", Uid::FIRST, Uid::LAST);
+    let agents = format!("{{ {}, {} }}", port::AGENT, port::SCORE);
     format!(
         r#"# Written by Phalanx. Keeps accounts apart on the loopback interface. Loading it again keeps the set's elements.
 table inet phalanx_accounts {{
@@ -43,6 +46,7 @@ table inet phalanx_accounts {{
         ip daddr {range} ip daddr . meta skuid @owners accept
         ip daddr {range} meta l4proto tcp reject with tcp reset
         ip daddr {range} drop
+        meta skuid {accounts} tcp dport {agents} reject with tcp reset
         oif lo meta skuid {accounts} th dport 0-1023 accept
         oif lo meta skuid {accounts} meta l4proto tcp reject with tcp reset
         oif lo meta skuid {accounts} drop

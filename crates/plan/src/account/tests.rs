@@ -147,6 +147,7 @@ fn accounts_nft_has_the_whole_range() {
                 ip daddr 127.64.0.0/10 ip daddr . meta skuid @owners accept
                 ip daddr 127.64.0.0/10 meta l4proto tcp reject with tcp reset
                 ip daddr 127.64.0.0/10 drop
+                meta skuid 1900000001-1904194302 tcp dport { 341, 342 } reject with tcp reset
                 oif lo meta skuid 1900000001-1904194302 th dport 0-1023 accept
                 oif lo meta skuid 1900000001-1904194302 meta l4proto tcp reject with tcp reset
                 oif lo meta skuid 1900000001-1904194302 drop

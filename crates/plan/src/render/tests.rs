@@ -11,6 +11,7 @@ fn node(work: Work) -> NodeSpec {
         server: "nas1".parse().expect("a name"),
         role: Role::Master,
         address: "10.9.0.31/24".parse().expect("an address"),
+        certificate: None,
         peers: BTreeMap::new(),
         work,
     }
@@ -55,7 +56,11 @@ fn a_web_node_has_all_that_its_daemons_read() {
     };
     let files = files(&node(Work::Web(web)));
     let names: Vec<&str> = files.keys().map(String::as_str).collect();
-    assert_eq!(names, ["accounts.nft", "guard.json", "httpd-common.conf", "launcher.json", "proxy.json"]);
+    assert_eq!(
+        names,
+        ["accounts.nft", "guard.json", "httpd-common.conf", "launcher.json", "proxy.json", "sysctl.conf"]
+    );
+    assert_eq!(files["sysctl.conf"], "net.ipv4.ip_unprivileged_port_start = 1024\n");
     let proxy: ProxyConfig = serde_json::from_str(&files["proxy.json"]).expect("what was written can be read");
     assert_eq!(proxy.problems(), Vec::<String>::new());
     expect![[r#"

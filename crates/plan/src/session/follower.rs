@@ -1,5 +1,6 @@
 //! The lower end of a link.
 
+use super::Place;
 use super::message::{Command, DownMessage, JoinReply, UpMessage};
 use super::{Batch, Snapshot};
 use crate::spec::ClusterSpec;
@@ -76,6 +77,13 @@ pub enum FollowerEffect {
     },
     /// Hand the answer to whoever asked to join through this node.
     Joined(JoinReply),
+    /// End the connection and dial this place ([`Route::on_told`](super::Route::on_told)).
+    GoTo {
+        /// The place.
+        place: Place,
+        /// Why, for a person.
+        why: String,
+    },
     /// End the connection.
     Close {
         /// Why, for a person.
@@ -110,6 +118,7 @@ impl Follower {
                 vec![FollowerEffect::Relay { server: server.clone(), message }]
             }
             DownMessage::Joined(reply) => vec![FollowerEffect::Joined(reply)],
+            DownMessage::Elsewhere { place, why } => vec![FollowerEffect::GoTo { place, why }],
             DownMessage::Refused { why } => close(format!("the upstream refuses: {why}")),
         }
     }

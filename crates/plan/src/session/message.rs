@@ -1,13 +1,15 @@
 //! What goes over the wire. A frame is a length (four bytes, big endian, at most [`FRAME_LEN_MAX`]) and that many bytes of JSON.
 
+use super::route::Place;
 use crate::report::{NodeEvent, Report};
 use crate::spec::ClusterSpec;
 use phalanx_model::{DirectoryChange, Name, Position, Row};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The longest frame, in bytes. A longer one ends the connection.
-pub const FRAME_LEN_MAX: usize = 4 << 20;
+/// The longest frame, in bytes. A longer one ends the connection, so whatever the rules allow must fit: a batch of the longest rows,
+/// and the spec of a cluster of hundreds of nodes with the longest directives.
+pub const FRAME_LEN_MAX: usize = 16 << 20;
 
 /// From a follower to its upstream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,6 +87,13 @@ pub enum DownMessage {
     },
     /// The answer to a join.
     Joined(JoinReply),
+    /// Somebody else is the follower's upstream; the connection closes after this.
+    Elsewhere {
+        /// Who.
+        place: Place,
+        /// Why, for a person.
+        why: String,
+    },
     /// The connection can't be served; it closes after this.
     Refused {
         /// Why, for a person.
@@ -99,7 +108,7 @@ pub struct Batch {
     pub after: Position,
     /// The position that they lead to.
     pub upto: Position,
-    /// The changes, in order; at most 1,000.
+    /// The changes, in order; at most [`BATCH_LEN_MAX`](super::upstream::BATCH_LEN_MAX), and those of the last revision to the end.
     pub changes: Vec<DirectoryChange>,
 }
 
@@ -111,7 +120,7 @@ pub struct Snapshot {
     pub at: Position,
     /// The piece's number, from 0.
     pub piece: u64,
-    /// Rows; at most 1,000.
+    /// Rows; at most [`BATCH_LEN_MAX`](super::upstream::BATCH_LEN_MAX).
     pub rows: Vec<Row>,
     /// Whether this is the last piece.
     pub last: bool,

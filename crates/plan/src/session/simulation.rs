@@ -141,7 +141,7 @@ impl World {
     fn new_spec(&mut self) {
         let mut position = self.disks[0].at;
         position.revision = self.disks[0].spec.0.revision + 1;
-        self.disks[0].spec = (position, cluster_spec(&self.fleet, &name("web")).map(Box::new));
+        self.disks[0].spec = (position, cluster_spec(&self.fleet, &BTreeMap::new(), &name("web")).map(Box::new));
         self.tell_spec(0);
     }
 
@@ -187,7 +187,9 @@ impl World {
                     open.reads.push_back(read)
                 }
                 UpstreamEffect::Deliver(_) => {}
-                UpstreamEffect::Close { why } => panic!("the upstream closes link {link}: {why}"),
+                UpstreamEffect::HandedOver { why } | UpstreamEffect::Close { why } => {
+                    panic!("the upstream closes link {link}: {why}")
+                }
             }
         }
     }

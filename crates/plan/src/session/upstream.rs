@@ -2,16 +2,22 @@
 
 use super::follower::same_point;
 use super::message::{DownMessage, UpMessage};
-use super::{Batch, Command, JoinReply, Snapshot};
+use super::{Batch, Command, FRAME_LEN_MAX, JoinReply, Place, Snapshot};
 use crate::spec::ClusterSpec;
-use phalanx_model::{Name, Position};
+use phalanx_model::{Name, Position, Site};
 use std::collections::VecDeque;
 
 /// The most batches that are on their way and not acknowledged.
 pub const IN_FLIGHT_MAX: usize = 4;
 
 /// The most changes that a batch carries, and rows that a piece of a snapshot carries.
-pub const BATCH_LEN_MAX: usize = 1_000;
+pub const BATCH_LEN_MAX: usize = 250;
+
+/// The longest row, a site with all the aliases that it may have, as JSON.
+const ROW_LEN_MAX: usize = (Site::ALIASES_MAX + 2) * 300;
+
+// A node's log keeps what came together under one revision, so that its batches may be twice as long.
+const _: () = assert!(2 * BATCH_LEN_MAX * ROW_LEN_MAX < FRAME_LEN_MAX);
 
 /// An upstream's side of one connection to a follower.
 ///
@@ -54,6 +60,11 @@ pub enum UpstreamEffect {
     },
     /// The follower's message is for the owner of the link: reports, events, answers, joins.
     Deliver(UpMessage),
+    /// The follower has been sent to another upstream: end the connection, once the follower has had time to.
+    HandedOver {
+        /// Why, for a person.
+        why: String,
+    },
     /// End the connection.
     Close {
         /// Why, for a person.
@@ -150,6 +161,14 @@ impl Upstream {
         vec![UpstreamEffect::Send(DownMessage::EventsKept { server, number })]
     }
 
+    /// Another is the follower's upstream now: names it, and ends the connection when that is sent.
+    pub fn on_elsewhere(&self, place: Place, why: String) -> Vec<UpstreamEffect> {
+        vec![
+            UpstreamEffect::Send(DownMessage::Elsewhere { place, why: why.clone() }),
+            UpstreamEffect::HandedOver { why },
+        ]
+    }
+
     /// The answer to a join that came through this link.
     pub fn on_joined(&self, reply: JoinReply) -> Vec<UpstreamEffect> {
         vec![UpstreamEffect::Send(DownMessage::Joined(reply))]
@@ -182,4 +201,24 @@ impl Upstream {
 
 fn close(why: String) -> Vec<UpstreamEffect> {
     vec![UpstreamEffect::Close { why }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use phalanx_model::Row;
+
+    #[test]
+    fn the_longest_row_is_no_longer_than_batches_reckon_with() {
+        let label = "a".repeat(63);
+        let host = |number: usize| format!("{number:0>61}.{label}.{label}.{label}").parse().expect("253 characters");
+        let site = Site {
+            name: host(0),
+            aliases: (1..=Site::ALIASES_MAX).map(host).collect(),
+            account: "a".repeat(Name::LEN_MAX).parse().expect("a name"),
+            document_root: ["b".repeat(150), "c".repeat(149)].join("/").parse().expect("300 characters"),
+        };
+        let len = serde_json::to_vec(&Row::Site(site)).expect("plain data").len();
+        assert!((ROW_LEN_MAX / 2..ROW_LEN_MAX).contains(&len), "{len} bytes, {ROW_LEN_MAX} reckoned with");
+    }
 }

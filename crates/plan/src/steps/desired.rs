@@ -4,7 +4,8 @@ use super::network::{RouteRule, Routing};
 use super::units::Unit;
 use super::{Proof, generations};
 use crate::render::{self, Files};
-use crate::spec::{KeptShare, MountSource, MountSpec, NodeSpec, Work};
+use crate::spec::{BalancerSpec, KeptShare, MountSource, MountSpec, NodeSpec, Work};
+use phalanx_model::cluster::Role;
 use phalanx_model::server::InternalNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -33,6 +34,8 @@ pub struct Desired {
     pub kept_shares: Vec<KeptShare>,
     /// Addresses beside the main one.
     pub extra_addresses: BTreeSet<InternalNet>,
+    /// What the world connects to, as far as this machine takes it.
+    pub external_addresses: BTreeSet<Ipv4Addr>,
     /// Which replies go where.
     pub routing: Routing,
     /// Kernel settings.
@@ -65,6 +68,8 @@ impl Desired {
                     kept_shares: kept.into_iter().collect(),
                     extra_addresses: web.extra_addresses.clone(),
                     routing: Routing::for_replies(spec.address, &web.reply_routes),
+                    sysctls: render::web_sysctls(),
+                    links: link("/etc/sysctl.d/60-phalanx.conf", SYSCTL_FILE),
                     units: BTreeSet::from([Unit::Launcher, Unit::Guard, Unit::Proxy]),
                     proof,
                     ..base
@@ -85,7 +90,8 @@ impl Desired {
                     ..base
                 }
             }
-            Work::Balancer(_) => Self {
+            Work::Balancer(balancer) => Self {
+                external_addresses: taken_from_the_world(balancer, spec.role),
                 sysctls: render::balancer_sysctls(),
                 links: link("/etc/sysctl.d/60-phalanx.conf", SYSCTL_FILE),
                 units: BTreeSet::from([Unit::Balancer]),
@@ -104,6 +110,14 @@ impl Desired {
 
 fn link(at: &str, file: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(at.to_owned(), format!("{LIVE}/{file}"))])
+}
+
+/// A balancer cluster's master takes its external addresses: two machines with one address would answer for each other.
+fn taken_from_the_world(balancer: &BalancerSpec, role: Role) -> BTreeSet<Ipv4Addr> {
+    match role {
+        Role::Master => balancer.services.iter().map(|service| *service.external.ip()).collect(),
+        Role::Slave => BTreeSet::new(),
+    }
 }
 
 /// A `local` share without a nas cluster is kept by the node that makes the homes.

@@ -106,6 +106,7 @@ impl Marks {
             | Step::Switch { .. }
             | Step::Link { .. }
             | Step::Unlink { .. }
+            | Step::RemoveTranslation
             | Step::RemoveRule(_)
             | Step::RemoveRoute(_)
             | Step::RemoveAddress { .. }

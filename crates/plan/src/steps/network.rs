@@ -120,12 +120,34 @@ fn plan_addresses(desired: &Desired, observed: &Observed, plan: &mut Plan) {
             ));
         }
     }
+    for ip in &desired.external_addresses {
+        if observed.addresses.iter().any(|seen| seen.ip == *ip) {
+            continue;
+        }
+        let Some(device) = device_for(*ip, desired, observed) else { continue };
+        plan.drifted(format!("the address {ip} was taken off {device}"), format!("-{ip} dev {device}\n"));
+        plan.step(Step::AddAddress { address: InternalNet { ip: *ip, prefix_len: 32 }, device });
+    }
     for seen in observed.addresses.iter().filter(|seen| seen.ours) {
-        if !desired.extra_addresses.iter().any(|wanted| wanted.ip == seen.ip) {
+        let is_wanted = desired.extra_addresses.iter().any(|wanted| wanted.ip == seen.ip)
+            || desired.external_addresses.contains(&seen.ip);
+        if !is_wanted {
             let address = InternalNet { ip: seen.ip, prefix_len: seen.prefix_len };
             plan.step(Step::RemoveAddress { address, device: seen.device.clone() });
         }
     }
+}
+
+/// The interface in whose network an external address lies. One that lies in none is routed to this machine, and any interface does.
+fn device_for(ip: Ipv4Addr, desired: &Desired, observed: &Observed) -> Option<String> {
+    let others = || observed.addresses.iter().filter(|seen| !seen.ours);
+    let is_neighbour = |seen: &&SeenAddress| {
+        let network = |ip| InternalNet { ip, prefix_len: seen.prefix_len }.network();
+        seen.prefix_len < 32 && network(seen.ip) == network(ip)
+    };
+    let near = others().filter(is_neighbour).max_by_key(|seen| seen.prefix_len);
+    let main = || others().find(|seen| desired.main_address.is_some_and(|main| main.ip == seen.ip));
+    near.or_else(main).map(|seen| seen.device.clone())
 }
 
 fn plan_routing(desired: &Desired, observed: &Observed, plan: &mut Plan) {

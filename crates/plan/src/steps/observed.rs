@@ -41,6 +41,8 @@ pub struct Observed {
     pub accounts_awake: u32,
     /// The accounts' nftables table as `nft` lists it, without counters and without what sets hold; none where there is no table.
     pub table: Option<String>,
+    /// Whether the kernel has a balancer's table.
+    pub translates: bool,
 }
 
 /// One mount (proc_pid_mountinfo(5)).

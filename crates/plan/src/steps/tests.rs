@@ -4,13 +4,13 @@ use super::network::SeenAddress;
 use super::observed::{SeenGeneration, SeenMount, SeenShare, SeenUnit};
 use super::shares::{MOUNTS, SEAL, source_text};
 use super::*;
-use crate::spec::{BalancerSpec, KeptShare, MountSource, NasSpec, NodeSpec, WebSpec, Work};
+use crate::spec::{BalancerSpec, KeptShare, MountSource, NasSpec, NodeSpec, ServiceSpec, WebSpec, Work};
 use generations::file_digests;
 use phalanx_model::cluster::Role;
 use phalanx_model::share::{Marker, mount_point};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// A host that does what it is told, and its agent's marks.
 #[derive(Debug, Clone)]
@@ -123,9 +123,11 @@ impl Host {
             }
             Step::LoadTable { .. } => seen.table = Some("table inet phalanx_accounts".into()),
             Step::RemoveTable => seen.table = None,
+            Step::RemoveTranslation => seen.translates = false,
             Step::Start { unit, .. } => {
                 assert!(seen.live.is_some(), "a unit is started when its files are live");
                 seen.units.insert(*unit, SeenUnit { active: true, enabled: true });
+                seen.translates |= *unit == Unit::Balancer;
             }
             Step::Stop { unit } => {
                 seen.units.insert(*unit, SeenUnit::default());
@@ -178,6 +180,7 @@ fn node(work: Work) -> NodeSpec {
         server: "web1".parse().expect("a name"),
         role: Role::Master,
         address: "10.9.0.11/24".parse().expect("an address"),
+        certificate: None,
         peers: BTreeMap::new(),
         work,
     }
@@ -207,6 +210,15 @@ fn figure_1_web() -> Desired {
     spec.extra_addresses.insert("10.9.0.51/24".parse().expect("an address"));
     spec.reply_routes.insert(ip("10.9.0.51"), ip("10.9.0.2"));
     Desired::of(Some(&node(Work::Web(spec))))
+}
+
+fn balancer(externals: impl Iterator<Item = Ipv4Addr>) -> BalancerSpec {
+    let service = |ip| ServiceSpec {
+        external: SocketAddrV4::new(ip, 80),
+        cluster: "web".parse().expect("a name"),
+        backends: vec![],
+    };
+    BalancerSpec { services: externals.map(service).collect(), internal_networks: BTreeSet::new() }
 }
 
 fn arbitrary_spec() -> impl Strategy<Value = Option<NodeSpec>> {
@@ -240,7 +252,8 @@ fn arbitrary_spec() -> impl Strategy<Value = Option<NodeSpec>> {
             };
             Work::Nas(NasSpec { shares: shares.into_iter().map(keep).collect() })
         });
-    let balancer = Just(Work::Balancer(BalancerSpec { services: vec![], internal_networks: BTreeSet::new() }));
+    let balancer = proptest::collection::btree_set(10_u8..13, 0..3)
+        .prop_map(|externals| Work::Balancer(balancer(externals.into_iter().map(|n| Ipv4Addr::new(198, 51, 100, n)))));
     proptest::option::weighted(
         0.85,
         prop_oneof![4 => web, 1 => nas, 1 => balancer, 1 => Just(Work::Mail)].prop_map(node),
@@ -263,6 +276,7 @@ proptest! {
         let left: Vec<_> = host.observed.mounts.iter().filter(|m| m.mount_point.starts_with(MOUNTS)).collect();
         prop_assert!(left.is_empty() && host.observed.rules.is_empty() && host.observed.tables.is_empty(), "{left:?}");
         prop_assert!(host.observed.addresses.iter().all(|address| !address.ours));
+        prop_assert!(!host.observed.translates);
     }
 
     #[test]
@@ -310,6 +324,25 @@ fn names(plan: &Plan) -> Vec<&'static str> {
 }
 
 #[test]
+fn a_balancer_takes_the_external_addresses_that_no_interface_has() {
+    let mut host = Host::new();
+    let outside = |ip_: &str, ours| SeenAddress { device: "eth0".into(), ip: ip(ip_), prefix_len: 24, ours };
+    host.observed.addresses.push(outside("198.51.100.10", false));
+    let externals = ["198.51.100.10", "198.51.100.11", "203.0.113.1"].map(ip);
+    let added = |role| {
+        let spec = NodeSpec { role, ..node(Work::Balancer(balancer(externals.into_iter()))) };
+        let steps = host.plan(&Desired::of(Some(&spec))).steps;
+        let added = steps.into_iter().filter_map(|step| match step {
+            Step::AddAddress { address, device } => Some(format!("{address} {device}")),
+            _ => None,
+        });
+        added.collect::<Vec<_>>()
+    };
+    assert_eq!(added(Role::Master), ["198.51.100.11/32 eth0", "203.0.113.1/32 eth1"]);
+    assert_eq!(added(Role::Slave), Vec::<String>::new());
+}
+
+#[test]
 fn a_fresh_web_node_is_set_up_in_order() {
     let plan = Host::new().plan(&figure_1_web());
     assert_eq!(
@@ -317,6 +350,7 @@ fn a_fresh_web_node_is_set_up_in_order() {
         [
             "seal-mount-point",
             "mount",
+            "set-sysctl",
             "add-address",
             "set-route",
             "add-rule",
@@ -324,6 +358,7 @@ fn a_fresh_web_node_is_set_up_in_order() {
             "stage",
             "validate",
             "switch",
+            "link",
             "load-table",
             "reload-accounts",
             "start",
@@ -348,6 +383,7 @@ fn a_node_that_leaves_its_cluster_stops_daemons_before_it_takes_away_what_they_s
             "stop",
             "stop",
             "end-accounts",
+            "unlink",
             "remove-table",
             "remove-mount",
             "remove-rule",

@@ -160,4 +160,8 @@ fn plan_stops(desired: &Desired, observed: &Observed, marks: &Marks, plan: &mut 
     if !desired.files.contains_key(TABLE_FILE) && observed.table.is_some() {
         plan.step(Step::RemoveTable);
     }
+    // phalanx-proxy leaves its table when it ends, so that a restart costs no connection.
+    if !desired.units.contains(&Unit::Balancer) && observed.translates {
+        plan.step(Step::RemoveTranslation);
+    }
 }

@@ -20,15 +20,34 @@ use tokio::sync::watch;
 pub type Counts = BTreeMap<(SocketAddrV4, SocketAddrV4), u32>;
 
 /// The newest count, made by a task of its own, since listing many flows takes a while.
+///
+/// Who drains a node waits for "no flows": so what was counted before the table was changed is forgotten ([`Flows::forget`]), also
+/// by a count that is under way then.
 #[derive(Debug)]
 pub struct Flows {
-    newest: watch::Sender<Option<Arc<Counts>>>,
+    newest: watch::Sender<Newest>,
     counting: Arc<AtomicBool>,
+}
+
+#[derive(Debug, Default)]
+struct Newest {
+    /// How often counts were forgotten.
+    age: u64,
+    counts: Option<Arc<Counts>>,
+}
+
+impl Newest {
+    /// Takes a count that was begun at this age.
+    fn take(&mut self, age: u64, counts: Option<Arc<Counts>>) {
+        if self.age == age {
+            self.counts = counts;
+        }
+    }
 }
 
 impl Default for Flows {
     fn default() -> Self {
-        Self { newest: watch::Sender::new(None), counting: Arc::default() }
+        Self { newest: watch::Sender::new(Newest::default()), counting: Arc::default() }
     }
 }
 
@@ -40,6 +59,7 @@ impl Flows {
         }
         let externals = config.services.iter().map(|service| service.external).collect();
         let (newest, counting) = (self.newest.clone(), self.counting.clone());
+        let age = newest.borrow().age;
         tokio::spawn(async move {
             let counted = match tokio::time::timeout(command::TIMEOUT, count(externals)).await {
                 Ok(Ok(counts)) => Some(Arc::new(counts)),
@@ -49,14 +69,19 @@ impl Flows {
                 }
                 Err(_) => None,
             };
-            newest.send_replace(counted);
+            newest.send_modify(|newest| newest.take(age, counted));
             counting.store(false, Ordering::Release);
         });
     }
 
-    /// The newest count; none where flows can't be counted.
+    /// The newest count; none where flows can't be counted, or were not since the last was forgotten.
     pub fn counted(&self) -> Option<Arc<Counts>> {
-        self.newest.borrow().clone()
+        self.newest.borrow().counts.clone()
+    }
+
+    /// Makes every count void that has begun before.
+    pub fn forget(&self) {
+        self.newest.send_modify(|newest| *newest = Newest { age: newest.age + 1, counts: None });
     }
 }
 
@@ -128,6 +153,20 @@ pub async fn end(flows: FlowsToEnd, which: Which) -> anyhow::Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_count_that_was_under_way_is_forgotten_too() {
+        let flows = Flows::default();
+        let take = |age| flows.newest.send_modify(|newest| newest.take(age, Some(Arc::default())));
+        take(0);
+        assert!(flows.counted().is_some());
+        flows.forget();
+        assert!(flows.counted().is_none());
+        take(0);
+        assert!(flows.counted().is_none(), "it was begun before");
+        take(1);
+        assert!(flows.counted().is_some());
+    }
 
     #[test]
     fn a_flow_is_read_from_its_line() {

@@ -63,11 +63,10 @@ impl Kernel {
         if found.as_ref() == Some(&self.listed) {
             return Ok(None);
         }
-        self.applied = None;
-        Ok(Some(match found {
-            None => diff::lines(&self.listed, ""),
-            Some(found) => diff::lines(&self.listed, &found),
-        }))
+        let applied = self.applied.take().unwrap_or_default();
+        // Who was quick has removed it before it could be listed.
+        let was = if self.listed.is_empty() { &applied } else { &self.listed };
+        Ok(Some(diff::lines(was, &found.unwrap_or_default())))
     }
 }
 

@@ -13,8 +13,8 @@ use std::net::Ipv4Addr;
 pub struct Origin {
     /// The connection's other end.
     pub peer: Ipv4Addr,
-    /// Whether that is a balancer, whose X-Forwarded fields are believed.
-    pub is_balancer: bool,
+    /// Whether that is a proxy of ours, whose X-Forwarded fields are believed.
+    pub is_forwarder: bool,
 }
 
 /// Fields that never go on, in either direction.
@@ -64,15 +64,15 @@ pub fn write_request(request: &Request, origin: Origin, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The client's own address: the connection's other end, or, where that is a balancer, the last address it names.
+/// The client's own address: the connection's other end, or, where that is a proxy of ours, the last address it names.
 pub fn client_address(fields: &Fields, origin: Origin) -> Ipv4Addr {
     let named = || std::str::from_utf8(fields.list("x-forwarded-for").last()?).ok()?.parse().ok();
-    if origin.is_balancer { named().unwrap_or(origin.peer) } else { origin.peer }
+    if origin.is_forwarder { named().unwrap_or(origin.peer) } else { origin.peer }
 }
 
 fn write_origin(request: &Request, origin: Origin, out: &mut Vec<u8>) {
     let client = client_address(&request.fields, origin).to_string();
-    let believed = |name: &'static str| request.fields.all(name).last().filter(|_| origin.is_balancer);
+    let believed = |name: &'static str| request.fields.all(name).last().filter(|_| origin.is_forwarder);
     field(out, "X-Forwarded-For", client.as_bytes());
     let https = believed("x-forwarded-proto").is_some_and(|proto| proto.eq_ignore_ascii_case(b"https"));
     field(out, "X-Forwarded-Proto", if https { b"https" } else { b"http" });
@@ -153,10 +153,10 @@ mod tests {
     use super::*;
     use crate::http::{HeadLimits, request, response};
 
-    fn forwarded(head: &str, is_balancer: bool) -> String {
+    fn forwarded(head: &str, is_forwarder: bool) -> String {
         let request = request::parse(head.as_bytes(), HeadLimits::default()).expect(head);
         let mut out = Vec::new();
-        write_request(&request, Origin { peer: Ipv4Addr::new(198, 51, 100, 7), is_balancer }, &mut out);
+        write_request(&request, Origin { peer: Ipv4Addr::new(198, 51, 100, 7), is_forwarder }, &mut out);
         String::from_utf8(out).expect("ASCII")
     }
 
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn only_balancers_are_believed() {
+    fn only_proxies_of_ours_are_believed() {
         let head = "GET / HTTP/1.1\r\nHost: a.b\r\nX-Forwarded-For: 1.1.1.1, 203.0.113.9\r\nX-Forwarded-Proto: https\r\n\
                     X_Forwarded_For: 9.9.9.9\r\nX-Real-IP: 8.8.8.8\r\nForwarded: for=7.7.7.7\r\n\r\n";
         assert!(forwarded(head, false).ends_with(

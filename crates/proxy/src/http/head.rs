@@ -94,7 +94,8 @@ impl Fields {
 
     /// The values of every field of this name, given in any case.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.iter().filter(move |(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        let named = move |place: &Range<u32>| self.slice(place).eq_ignore_ascii_case(name.as_bytes());
+        self.places.iter().filter(move |(found, _)| named(found)).map(|(_, value)| self.slice(value))
     }
 
     /// The members of a comma-separated list that may be spread over several fields (RFC 9110, 5.6.1), without empty ones.

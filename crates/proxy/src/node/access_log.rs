@@ -4,21 +4,25 @@
 //! id, client, `"request line"`, status, bytes sent, bytes received, duration in microseconds, `"referer"`, `"user agent"`. Within
 //! quotes, `"`, `\` and all that is not visible ASCII is written as `\xHH`.
 //!
-//! Lines wait in a bounded queue for one writing thread. If the disk hangs for long, lines are lost rather than requests; how many
+//! Lines gather for [`GATHER`] and are then written at once by a thread of their own, so that a busy node wakes it ten times a
+//! second, and an idle one never. What gathers is bounded: if the disk hangs for long, lines are lost rather than requests; how many
 //! is written as a line of its own, which begins with `#`.
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write as _};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Lines that may wait for the disk.
-const LINES_MAX: usize = 16_384;
+/// How long a line waits for others.
+const GATHER: Duration = Duration::from_millis(100);
+/// So much is written without waiting for more.
+const BYTES_ENOUGH: usize = 256 * 1024;
+/// So much may wait for the disk.
+const BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// A request that is over.
 #[derive(Debug)]
@@ -45,98 +49,173 @@ pub struct Entry<'a> {
     pub user_agent: &'a [u8],
 }
 
-/// Hands lines to the writing thread.
-#[derive(Debug, Clone)]
+/// Hands lines to the writing thread, which writes what is left and ends when this is dropped.
+#[derive(Debug)]
 pub struct AccessLog {
-    queue: SyncSender<Message>,
-    lost: Arc<AtomicU64>,
+    shared: Arc<Shared>,
     /// Node and boot id, as they stand in each line.
-    whence: Arc<str>,
+    whence: String,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    gathered: Mutex<Gathered>,
+    /// There is something to do for the thread.
+    wanted: Condvar,
+    ended: Condvar,
+    lost: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Gathered {
+    /// In this order.
+    work: Vec<Work>,
+    /// Of the lines in `work`.
+    bytes: usize,
+    /// The thread sleeps until it is woken. Otherwise it looks within [`GATHER`].
+    idle: bool,
+    closing: bool,
+    ended: bool,
 }
 
 #[derive(Debug)]
-enum Message {
-    Line(String),
+enum Work {
+    /// Whole lines.
+    Write(String),
     Reopen,
 }
 
 impl AccessLog {
-    /// Opens the log at `path` and starts its thread, which ends when the last handle is gone.
+    /// Opens the log at `path` and starts its thread.
     ///
     /// # Errors
     /// The thread can't be started. A file that can't be opened is reported in the log of the service and tried again.
     pub fn start(path: &Path, node: &str, boot_id: &str) -> io::Result<Self> {
-        let (queue, messages) = sync_channel(LINES_MAX);
-        let lost = Arc::<AtomicU64>::default();
-        let mut writer = Writer { path: path.to_owned(), file: None, lost: lost.clone(), lost_told: 0, failing: false };
-        std::thread::Builder::new().name("access-log".into()).spawn(move || writer.run(&messages))?;
-        Ok(Self { queue, lost, whence: format!("{node} {boot_id}").into() })
+        let shared = Arc::<Shared>::default();
+        let mut writer =
+            Writer { path: path.to_owned(), file: None, shared: shared.clone(), lost_told: 0, failing: false };
+        std::thread::Builder::new().name("access-log".into()).spawn(move || writer.run())?;
+        Ok(Self { shared, whence: format!("{node} {boot_id}") })
     }
 
     /// Writes a line, soon.
     pub fn write(&self, entry: &Entry<'_>) {
-        self.send(Message::Line(format_line(entry, &self.whence)));
+        let line = format_line(entry, &self.whence);
+        let mut gathered = self.shared.lock();
+        let before = gathered.bytes;
+        if gathered.closing || before + line.len() > BYTES_MAX {
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        gathered.bytes += line.len();
+        let is_enough = before < BYTES_ENOUGH && gathered.bytes >= BYTES_ENOUGH;
+        match gathered.work.last_mut() {
+            Some(Work::Write(lines)) => lines.push_str(&line),
+            Some(Work::Reopen) | None => gathered.work.push(Work::Write(line)),
+        }
+        if gathered.idle || is_enough {
+            self.shared.wanted.notify_one();
+        }
     }
 
-    /// Opens the file anew, after it was moved away.
+    /// Opens the file anew, after it was moved away: lines so far go to the old one, later ones to the new one.
     pub fn reopen(&self) {
-        self.send(Message::Reopen);
+        let mut gathered = self.shared.lock();
+        if !matches!(gathered.work.last(), Some(Work::Reopen)) {
+            gathered.work.push(Work::Reopen);
+        }
+        self.shared.wanted.notify_one();
     }
 
-    /// Lines lost since the start.
+    /// Lines lost since the start. A write that failed counts whole, though a part of it may have reached the disk.
     pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+        self.shared.lost.load(Ordering::Relaxed)
     }
 
-    fn send(&self, message: Message) {
-        match self.queue.try_send(message) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.lost.fetch_add(1, Ordering::Relaxed);
+    /// Takes no more lines and waits until the last one is written, or `patience` is over. Says whether all is done.
+    pub fn close(&self, patience: Duration) -> bool {
+        let closing = self.shared.close();
+        let ended = self.shared.ended.wait_timeout_while(closing, patience, |gathered| !gathered.ended);
+        ended.unwrap_or_else(PoisonError::into_inner).0.ended
+    }
+}
+
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        drop(self.shared.close());
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Gathered> {
+        // It is whole after every operation, also one that panicked in another thread.
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(&self) -> MutexGuard<'_, Gathered> {
+        let mut gathered = self.lock();
+        gathered.closing = true;
+        self.wanted.notify_one();
+        gathered
+    }
+
+    /// What has gathered; none when the log is closed and all was taken.
+    fn next(&self) -> Option<Vec<Work>> {
+        let mut gathered = self.lock();
+        loop {
+            let gathers = |gathered: &mut Gathered| gathered.bytes < BYTES_ENOUGH && !gathered.closing;
+            let waited = self.wanted.wait_timeout_while(gathered, GATHER, gathers);
+            gathered = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if !gathered.work.is_empty() {
+                gathered.bytes = 0;
+                return Some(std::mem::take(&mut gathered.work));
             }
+            if gathered.closing {
+                return None;
+            }
+            gathered.idle = true;
+            let has_nothing = |gathered: &mut Gathered| gathered.work.is_empty() && !gathered.closing;
+            gathered = self.wanted.wait_while(gathered, has_nothing).unwrap_or_else(PoisonError::into_inner);
+            gathered.idle = false;
         }
     }
 }
 
 struct Writer {
     path: PathBuf,
-    file: Option<BufWriter<File>>,
-    lost: Arc<AtomicU64>,
+    file: Option<File>,
+    shared: Arc<Shared>,
     lost_told: u64,
     failing: bool,
 }
 
 impl Writer {
-    fn run(&mut self, messages: &Receiver<Message>) {
-        while let Ok(first) = messages.recv() {
-            let mut next = Some(first);
-            // All that waits goes out in one write; then nothing stays in memory.
-            while let Some(message) = next {
-                match message {
-                    Message::Line(line) => self.put(&line),
-                    Message::Reopen => self.file = None,
+    fn run(&mut self) {
+        while let Some(work) = self.shared.next() {
+            for work in work {
+                match work {
+                    Work::Write(lines) => self.put(&lines),
+                    Work::Reopen => self.file = None,
                 }
-                next = messages.try_recv().ok();
             }
             self.tell_lost();
-            let flushed = self.file.as_mut().map_or(Ok(()), BufWriter::flush);
-            self.note(flushed);
         }
+        self.shared.lock().ended = true;
+        self.shared.ended.notify_all();
     }
 
-    fn put(&mut self, line: &str) {
-        let written = self.file().and_then(|file| file.write_all(line.as_bytes()));
+    fn put(&mut self, lines: &str) {
+        let written = self.write(lines);
         if written.is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.shared.lost.fetch_add(lines.lines().count() as u64, Ordering::Relaxed);
         }
         self.note(written);
     }
 
     fn tell_lost(&mut self) {
-        let lost = self.lost.load(Ordering::Relaxed);
+        let lost = self.shared.lost.load(Ordering::Relaxed);
         if lost > self.lost_told && self.file.is_some() {
-            let line = format!("# {} lines lost\n", lost - self.lost_told);
-            let written = self.file().and_then(|file| file.write_all(line.as_bytes()));
+            let written = self.write(&format!("# {} lines lost\n", lost - self.lost_told));
             if written.is_ok() {
                 self.lost_told = lost;
             }
@@ -144,14 +223,12 @@ impl Writer {
         }
     }
 
-    fn file(&mut self) -> io::Result<&mut BufWriter<File>> {
-        match &mut self.file {
-            Some(file) => Ok(file),
-            none => {
-                let file = OpenOptions::new().create(true).append(true).open(&self.path)?;
-                Ok(none.insert(BufWriter::with_capacity(64 * 1024, file)))
-            }
-        }
+    fn write(&mut self, text: &str) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(OpenOptions::new().create(true).append(true).open(&self.path)?),
+        };
+        file.write_all(text.as_bytes())
     }
 
     fn note(&mut self, result: io::Result<()>) {
@@ -252,5 +329,43 @@ mod tests {
         log.write(&entry("/three", b""));
         wait_for(&path, "/three");
         assert_eq!(log.lost(), 0);
+    }
+
+    #[test]
+    fn lines_gather_in_order_and_the_last_one_is_written_at_the_end() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("access.log");
+        let log = AccessLog::start(&path, "web1", "b").expect("started");
+        // More than is enough, so that some are written early.
+        for number in 0..4_000 {
+            log.write(&entry(&format!("/{number}/"), b"a browser"));
+        }
+        assert!(log.close(Duration::from_secs(10)));
+        log.write(&entry("/late/", b""));
+        let text = std::fs::read_to_string(&path).expect("written");
+        assert!(text.len() > BYTES_ENOUGH);
+        let in_order = |(number, line): (usize, &str)| line.contains(&format!("/{number}/"));
+        assert!(text.lines().count() == 4_000 && text.lines().enumerate().all(in_order));
+        assert_eq!(log.lost(), 1, "the late one");
+    }
+
+    #[test]
+    fn what_gathers_is_bounded_and_what_is_lost_is_told() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("access.log");
+        // Opening a FIFO that nobody reads hangs, like a disk that does not answer.
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo runs").success());
+        let log = AccessLog::start(&path, "web1", "b").expect("started");
+        let long = "x".repeat(BYTES_ENOUGH);
+        let fit = BYTES_MAX / long.len();
+        // The thread may hold one batch of its own.
+        for _ in 0..3 * fit {
+            log.write(&entry(&long, b""));
+        }
+        let lost = log.lost();
+        assert!(lost >= fit as u64, "{lost} were lost");
+        assert!(!log.close(Duration::ZERO), "it hangs");
+        let text = std::fs::read_to_string(&path).expect("all that waited");
+        assert!(text.contains(&format!("\n# {lost} lines lost\n")), "it should tell of {lost}");
     }
 }

@@ -27,6 +27,11 @@ impl Accounts {
         Some(UnderWay { accounts: self.clone(), uid })
     }
 
+    /// The accounts that have requests under way.
+    pub fn busy(&self) -> Vec<Uid> {
+        self.lock().keys().copied().collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Uid, usize>> {
         // Counts are whole after every operation, also one that panicked in another thread.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -55,6 +60,7 @@ mod tests {
         let (a, b) = (Uid::FIRST, Uid::LAST);
         let held: Vec<_> = (0..3).filter_map(|_| accounts.begin(a, 2)).collect();
         assert_eq!(held.len(), 2);
+        assert_eq!(accounts.busy(), [a]);
         assert!(accounts.begin(b, 2).is_some());
         drop(held);
         assert!(accounts.begin(a, 2).is_some());

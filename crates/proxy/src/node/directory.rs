@@ -1,17 +1,28 @@
-//! Looking up hosts, on threads of their own: SQLite may wait for the disk, and tasks must not.
+//! Looking up hosts, on a thread of its own: SQLite may wait for the disk, and tasks must not.
 //!
-//! Nothing is cached here beyond what SQLite keeps in memory, so a row is seen by the first look-up after its commit.
+//! Answers are kept for a while. An answer is at most [`LIFETIME`](cache::LIFETIME) older than the directory, so a removed or suspended
+//! site is gone that much after the commit that says so. As long as answers are used, the thread looks by itself whether the file has
+//! changed (`PRAGMA data_version`), so that nobody waits for that; when nobody asks, it sleeps. There is one thread, since the numbers
+//! that SQLite gives can be compared within one connection alone.
 
-use phalanx_host::directory::{HostEntry, Reader};
+mod cache;
+
+use cache::{Answer, Cache};
+use phalanx_host::directory::{DirectoryError, Reader};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
-const THREADS: usize = 2;
-/// Look-ups that may wait for each thread.
-const WAITING_MAX: usize = 4_096;
+/// Look-ups that may wait for the thread.
+const WAITING_MAX: usize = 8_192;
+/// After so long, answers that are used are confirmed: before they expire, also where the thread is late.
+const CONFIRM_EVERY: Duration = Duration::from_millis(8);
+/// How often the thread looks whether another file has taken the directory's place.
+const FILE_CHECK_EVERY: Duration = Duration::from_millis(100);
 /// How long a look-up may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -32,34 +43,30 @@ pub enum LookupError {
     TimedOut,
 }
 
-/// Hands look-ups to the threads.
+/// Answers from what is kept, or hands look-ups to the thread.
 #[derive(Debug)]
 pub struct Directory {
-    threads: Vec<mpsc::Sender<Lookup>>,
-    next: AtomicUsize,
+    cache: Arc<Mutex<Cache>>,
+    lookups: SyncSender<Lookup>,
 }
 
 #[derive(Debug)]
 struct Lookup {
     host: String,
-    answer: oneshot::Sender<Result<Option<HostEntry>, LookupError>>,
+    answer: oneshot::Sender<Result<Answer, LookupError>>,
 }
 
 impl Directory {
-    /// Starts the threads. The file need not exist yet: each look-up tries anew until it does.
+    /// Starts the thread. The file need not exist yet: each look-up tries anew until it does.
     ///
     /// # Errors
-    /// A thread can't be started.
+    /// The thread can't be started.
     pub fn start(path: &Path) -> io::Result<Self> {
-        let mut threads = Vec::new();
-        for number in 0..THREADS {
-            let (sender, receiver) = mpsc::channel(WAITING_MAX);
-            let path = path.to_owned();
-            let name = format!("directory-{number}");
-            std::thread::Builder::new().name(name).spawn(move || Worker::new(path).run(receiver))?;
-            threads.push(sender);
-        }
-        Ok(Self { threads, next: AtomicUsize::new(0) })
+        let (lookups, receiver) = sync_channel(WAITING_MAX);
+        let cache = Arc::<Mutex<Cache>>::default();
+        let thread = Thread { path: path.to_owned(), open: None, cache: cache.clone(), failing: false };
+        std::thread::Builder::new().name("directory".into()).spawn(move || thread.run(&receiver))?;
+        Ok(Self { cache, lookups })
     }
 
     /// Whether hosts can be looked up.
@@ -75,11 +82,13 @@ impl Directory {
     ///
     /// # Errors
     /// See [`LookupError`].
-    pub async fn host(&self, host: &str) -> Result<Option<HostEntry>, LookupError> {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.threads.len();
+    pub async fn host(&self, host: &str) -> Result<Answer, LookupError> {
+        if let Some(answer) = lock(&self.cache).find(host, Instant::now()) {
+            return Ok(answer);
+        }
         let (answer, answered) = oneshot::channel();
         let lookup = Lookup { host: host.to_owned(), answer };
-        self.threads[turn].try_send(lookup).map_err(|_| LookupError::Busy)?;
+        self.lookups.try_send(lookup).map_err(|_| LookupError::Busy)?;
         match tokio::time::timeout(TIMEOUT, answered).await {
             Ok(Ok(found)) => found,
             Ok(Err(_)) => Err(LookupError::Unreadable),
@@ -88,47 +97,114 @@ impl Directory {
     }
 }
 
-struct Worker {
+fn lock(cache: &Mutex<Cache>) -> MutexGuard<'_, Cache> {
+    // A cache is whole after every operation, also one that panicked in another thread.
+    cache.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Thread {
     path: PathBuf,
-    reader: Option<Reader>,
+    open: Option<Open>,
+    cache: Arc<Mutex<Cache>>,
     failing: bool,
 }
 
-impl Worker {
-    fn new(path: PathBuf) -> Self {
-        Self { path, reader: None, failing: false }
-    }
+struct Open {
+    reader: Reader,
+    file: Option<FileId>,
+    file_checked: Instant,
+    /// Changes with each commit.
+    version: i64,
+}
 
-    fn run(mut self, mut lookups: mpsc::Receiver<Lookup>) {
-        while let Some(Lookup { host, answer }) = lookups.blocking_recv() {
+/// Device and inode: another file under the same name has others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileId(u64, u64);
+
+impl Thread {
+    fn run(mut self, lookups: &Receiver<Lookup>) {
+        loop {
+            let next = match lookups.recv_timeout(CONFIRM_EVERY) {
+                Err(RecvTimeoutError::Timeout) if lock(&self.cache).is_used() => {
+                    let confirmed = self.confirm().map(drop);
+                    // Where that fails, nothing is kept any more: who asks next is told.
+                    let _ = self.note(confirmed);
+                    continue;
+                }
+                // Nobody asks: what is kept may expire.
+                Err(RecvTimeoutError::Timeout) => lookups.recv().ok(),
+                next => next.ok(),
+            };
+            let Some(Lookup { host, answer }) = next else { return };
             // Whoever asked may have given up; that is no concern here.
             let _ = answer.send(self.find(&host));
         }
     }
 
-    fn find(&mut self, host: &str) -> Result<Option<HostEntry>, LookupError> {
-        let found = match &self.reader {
-            Some(reader) => reader.host(host),
-            None => Reader::open(&self.path).and_then(|reader| self.reader.insert(reader).host(host)),
+    fn find(&mut self, host: &str) -> Result<Answer, LookupError> {
+        let read = self.read(host);
+        self.note(read)?.ok_or(LookupError::NotFilled)
+    }
+
+    /// None where the directory was never filled.
+    fn read(&mut self, host: &str) -> Result<Option<Answer>, DirectoryError> {
+        let cache = self.cache.clone();
+        let reader = self.confirm()?;
+        // Others may have asked for the same meanwhile.
+        if let Some(answer) = lock(&cache).find(host, Instant::now()) {
+            return Ok(Some(answer));
+        }
+        let answer = reader.host(host)?.map(Arc::new);
+        if answer.is_none() && !reader.is_filled()? {
+            return Ok(None);
+        }
+        lock(&cache).keep(host, &answer);
+        Ok(Some(answer))
+    }
+
+    /// Opens the file where that is needed, and drops all that is kept if it has changed.
+    fn confirm(&mut self) -> Result<&Reader, DirectoryError> {
+        let at = Instant::now();
+        let open = match self.open.take() {
+            Some(open) if at.duration_since(open.file_checked) < FILE_CHECK_EVERY => open,
+            before => self.reopen(before, at)?,
         };
-        let found = match (found, &self.reader) {
-            (Ok(None), Some(reader)) => reader.is_filled().map(|is_filled| is_filled.then_some(None)),
-            (found, _) => found.map(Some),
-        };
-        match found {
-            Ok(found) => {
-                self.failing = false;
-                found.ok_or(LookupError::NotFilled)
-            }
-            Err(error) => {
-                self.reader = None;
-                if !self.failing {
-                    let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                    tracing::error!("{error}: {cause}");
-                }
-                self.failing = true;
-                Err(LookupError::Unreadable)
+        let version = open.reader.data_version()?;
+        let mut cache = lock(&self.cache);
+        if open.version != version {
+            cache.clear();
+        }
+        cache.confirm(at);
+        Ok(&self.open.insert(Open { version, ..open }).reader)
+    }
+
+    /// Keeps what was open before, unless another file has taken its place. One that was removed is read on as long as it is open.
+    fn reopen(&self, before: Option<Open>, at: Instant) -> Result<Open, DirectoryError> {
+        let file = std::fs::metadata(&self.path).ok().map(|found| FileId(found.dev(), found.ino()));
+        match before {
+            Some(open) if file.is_none() || open.file == file => Ok(Open { file_checked: at, ..open }),
+            _ => {
+                lock(&self.cache).clear();
+                let reader = Reader::open(&self.path)?;
+                Ok(Open { version: reader.data_version()?, reader, file, file_checked: at })
             }
         }
     }
+
+    /// Tells the log when the directory begins to fail, and forgets all that was read before.
+    fn note<T>(&mut self, read: Result<T, DirectoryError>) -> Result<T, LookupError> {
+        if let Err(error) = &read {
+            self.open = None;
+            lock(&self.cache).clear();
+            if !self.failing {
+                let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+                tracing::error!("{error}: {cause}");
+            }
+        }
+        self.failing = read.is_err();
+        read.map_err(|_| LookupError::Unreadable)
+    }
 }
+
+#[cfg(test)]
+mod tests;

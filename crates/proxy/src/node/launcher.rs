@@ -3,6 +3,7 @@
 //! One task owns the connection. Requests to wake one account while another for it is under way are one. When the connection is
 //! lost, all who wait are told, and the next request makes a new one.
 
+use super::accounts::Accounts;
 use phalanx_model::Uid;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
@@ -19,7 +20,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 /// Requests that may wait for the task.
 const REQUESTS_MAX: usize = 4_096;
 /// How often the launcher is told which accounts were used.
-const TELL_USED_EVERY: Duration = Duration::from_secs(5);
+const TELL_USED_EVERY: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(5) };
 /// Accounts in one line.
 const USED_PER_LINE_MAX: usize = 1_000;
 /// For connecting to the launcher and writing a line to it.
@@ -90,11 +91,12 @@ impl WakeError {
 }
 
 impl Launcher {
-    /// Starts the task. The launcher need not be there yet.
-    pub fn start(path: &Path) -> Self {
+    /// Starts the task. The launcher need not be there yet. Accounts with requests under way count as used as long as these last.
+    pub fn start(path: &Path, accounts: Accounts) -> Self {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
         let used = Arc::<Mutex<BTreeSet<Uid>>>::default();
-        let client = Client { path: path.to_owned(), used: used.clone(), connection: None, waiting: HashMap::new() };
+        let client =
+            Client { path: path.to_owned(), used: used.clone(), accounts, connection: None, waiting: HashMap::new() };
         tokio::spawn(client.run(receiver));
         Self { requests, used }
     }
@@ -123,6 +125,7 @@ fn lock(used: &Mutex<BTreeSet<Uid>>) -> std::sync::MutexGuard<'_, BTreeSet<Uid>>
 struct Client {
     path: PathBuf,
     used: Arc<Mutex<BTreeSet<Uid>>>,
+    accounts: Accounts,
     connection: Option<Connection>,
     waiting: HashMap<Uid, Vec<oneshot::Sender<Result<(), WakeError>>>>,
 }
@@ -167,7 +170,9 @@ impl Client {
 
     async fn tell_used(&mut self) {
         self.waiting.retain(|_, waiters| waiters.iter().any(|waiter| !waiter.is_closed()));
-        let used: Vec<Uid> = std::mem::take(&mut *lock(&self.used)).into_iter().collect();
+        let mut used = std::mem::take(&mut *lock(&self.used));
+        used.extend(self.accounts.busy());
+        let used: Vec<Uid> = used.into_iter().collect();
         for uids in used.chunks(USED_PER_LINE_MAX) {
             if let Err(error) = self.send(&ToLauncher::Used(uids)).await {
                 self.lose(&error);
@@ -236,4 +241,31 @@ async fn read_lines(connection: &mut Option<Connection>) -> io::Result<Vec<Vec<u
     let rest = partial.split_off(end + 1);
     let lines = std::mem::replace(partial, rest);
     Ok(lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+    use tokio::net::UnixListener;
+
+    #[tokio::test]
+    async fn a_long_request_keeps_its_account_awake_until_it_ends() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("launcher.sock");
+        let listener = UnixListener::bind(&path).expect("bound");
+        let accounts = Accounts::default();
+        let launcher = Launcher::start(&path, accounts.clone());
+        let download = accounts.begin(Uid::FIRST, 1);
+        let (stream, _) = listener.accept().await.expect("the launcher is told");
+        let mut lines = BufReader::new(stream).lines();
+        for _ in 0..3 {
+            let line = lines.next_line().await.expect("a line").expect("more");
+            assert_eq!(line, format!(r#"{{"used":[{}]}}"#, Uid::FIRST));
+        }
+        drop(download);
+        launcher.used(Uid::LAST);
+        let line = lines.next_line().await.expect("a line").expect("more");
+        assert_eq!(line, format!(r#"{{"used":[{}]}}"#, Uid::LAST));
+    }
 }

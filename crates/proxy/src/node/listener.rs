@@ -108,18 +108,27 @@ fn bind(address: SocketAddrV4) -> io::Result<TcpListener> {
 }
 
 fn admit(stream: TcpStream, peer: Ipv4Addr, node: &Arc<Node>, stop: &watch::Receiver<bool>) {
-    let trusted = peer.is_loopback() || node.config().balancers.contains(&peer);
-    let max = node.connections_max() + if trusted { RESERVED_CONNECTIONS } else { 0 };
-    let Some(connected) = node.connected(max) else {
+    let config = node.config();
+    let trusted = peer.is_loopback() || config.balancers.contains(&peer);
+    let max = node.connections_max(&config) + if trusted { RESERVED_CONNECTIONS } else { 0 };
+    let Some(seat) = node.workers.seat(max) else {
         let refusal = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
         if let Err(error) = stream.try_write(refusal) {
             tracing::debug!("{peer} was refused without a word: {error}");
         }
         return;
     };
-    let (node, stop) = (node.clone(), stop.clone());
-    tokio::spawn(async move {
-        connection::serve(stream, peer, &node, stop).await;
-        drop(connected);
+    // The worker's reactor looks after it from now on.
+    let stream = match stream.into_std() {
+        Ok(stream) => stream,
+        Err(error) => return tracing::warn!("{peer} can't be served: {error}"),
+    };
+    let (worker, node, stop) = (seat.worker.clone(), node.clone(), stop.clone());
+    worker.thread.spawn(async move {
+        match TcpStream::from_std(stream) {
+            Ok(stream) => connection::serve(stream, peer, &node, &seat.worker, stop).await,
+            Err(error) => tracing::warn!("{peer} can't be served: {error}"),
+        }
+        drop(seat);
     });
 }

@@ -2,10 +2,14 @@
 
 use crate::http::relay::{Failure, Outcome, Peer, Relay, Waiting};
 use phalanx_plan::proxy_config::ProxyLimits;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 /// How long a closed connection is read on, so that its last answer is not lost to a reset.
 const LINGER: Duration = Duration::from_secs(2);
@@ -29,52 +33,84 @@ impl From<Failure> for Broken {
     }
 }
 
+/// A bound on how long a connection waits, at no cost as long as things move: the timer is set anew only when it fires too early, or
+/// when the bound became nearer.
+#[derive(Debug)]
+pub struct Patience(Pin<Box<Sleep>>);
+
+impl Patience {
+    /// Ends first at `deadline`.
+    pub fn until(deadline: Instant) -> Self {
+        Self(Box::pin(sleep_until(deadline)))
+    }
+
+    /// Ready when `deadline` is over.
+    pub fn poll_end(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
+        let Self(timer) = self;
+        if timer.deadline() > deadline {
+            timer.as_mut().reset(deadline);
+        }
+        while timer.as_mut().poll(context).is_ready() {
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
+}
+
 /// Moves bytes until the exchange is over.
 ///
 /// # Errors
 /// See [`Broken`].
 pub async fn run(
     relay: &mut Relay,
-    client: &TcpStream,
-    upstream: Option<&TcpStream>,
+    client: &mut TcpStream,
+    upstream: Option<&mut TcpStream>,
+    patience: &mut Patience,
     limits: &ProxyLimits,
 ) -> Result<Outcome, Broken> {
     let mut pump = Pump { relay, client, upstream, upstream_is_deaf: false, ended: [false; 2] };
     let mut moved_at = Instant::now();
-    let mut timer = std::pin::pin!(sleep_until(moved_at + patience(pump.relay.waiting(), limits)));
-    loop {
-        tokio::task::coop::consume_budget().await;
-        let moved = pump.write(Peer::Upstream)? | pump.write(Peer::Client)?;
-        if let Some(outcome) = pump.relay.finish() {
-            return Ok(outcome);
-        }
-        let moved = moved | pump.read(Peer::Upstream)? | pump.read(Peer::Client)?;
-        if moved {
-            moved_at = Instant::now();
-            continue;
-        }
-        let waiting = pump.relay.waiting();
-        let deadline = moved_at + patience(waiting, limits);
-        // The timer is moved only when it matters: when it fires too early, or when the patience became less.
-        if timer.deadline() > deadline {
-            timer.as_mut().reset(deadline);
-        }
-        tokio::select! {
-            () = pump.ready() => {}
-            () = &mut timer => {
-                if Instant::now() >= deadline {
-                    return Err(Broken::TimedOut(waiting));
-                }
-                timer.as_mut().reset(deadline);
+    poll_fn(|context| {
+        loop {
+            let moved = pump.write(Peer::Upstream, context)? | pump.write(Peer::Client, context)?;
+            if let Some(outcome) = pump.relay.finish() {
+                return Poll::Ready(Ok(outcome));
             }
+            let moved = moved | pump.read(Peer::Upstream, context)? | pump.read(Peer::Client, context)?;
+            if !moved {
+                break;
+            }
+            moved_at = Instant::now();
         }
-    }
+        // The task is now woken when a socket is ready or time is over.
+        let waiting = pump.relay.waiting();
+        ready!(patience.poll_end(moved_at + bound(waiting, limits), context));
+        Poll::Ready(Err(Broken::TimedOut(waiting)))
+    })
+    .await
+}
+
+/// Reads what is there from one side. Room is taken only when something is there; and a read that does not fill it has emptied the
+/// socket (epoll(7)), so that the next one waits without asking the kernel.
+pub fn poll_read(
+    relay: &mut Relay,
+    peer: Peer,
+    stream: &mut TcpStream,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    ready!(stream.poll_read_ready(context))?;
+    let mut space = ReadBuf::new(relay.space(peer));
+    ready!(Pin::new(stream).poll_read(context, &mut space))?;
+    Poll::Ready(Ok(space.filled().len()))
 }
 
 struct Pump<'a> {
     relay: &'a mut Relay,
-    client: &'a TcpStream,
-    upstream: Option<&'a TcpStream>,
+    client: &'a mut TcpStream,
+    upstream: Option<&'a mut TcpStream>,
     /// It closed its reading side: its response may still come.
     upstream_is_deaf: bool,
     /// Sides (client, upstream) that were told that nothing more comes.
@@ -82,89 +118,60 @@ struct Pump<'a> {
 }
 
 impl Pump<'_> {
-    fn stream(&self, peer: Peer) -> Option<&TcpStream> {
-        match peer {
-            Peer::Client => Some(self.client),
-            Peer::Upstream => self.upstream,
-        }
-    }
-
-    fn writes(&self, peer: Peer) -> bool {
-        let deaf = peer == Peer::Upstream && self.upstream_is_deaf;
-        !deaf && self.relay.pending(peer).iter().any(|part| !part.is_empty())
-    }
-
-    fn write(&mut self, peer: Peer) -> Result<bool, Broken> {
+    /// Writes what can be written now; says whether anything was. If more is left, the task is woken when it can be.
+    fn write(&mut self, peer: Peer, context: &mut Context<'_>) -> Result<bool, Broken> {
+        let Self { relay, client, upstream, upstream_is_deaf, ended } = self;
+        let stream = match (peer, upstream) {
+            (Peer::Client, _) => client,
+            (Peer::Upstream, Some(stream)) => stream,
+            (Peer::Upstream, None) => return Ok(false),
+        };
         let mut moved = false;
-        while self.writes(peer) {
-            let Some(stream) = self.stream(peer) else { break };
-            let [head, body] = self.relay.pending(peer);
-            match stream.try_write_vectored(&[IoSlice::new(head), IoSlice::new(body)]) {
-                Ok(count) => {
-                    self.relay.sent(peer, count)?;
+        while !(peer == Peer::Upstream && *upstream_is_deaf) {
+            let [head, body] = relay.pending(peer);
+            if head.is_empty() && body.is_empty() {
+                break;
+            }
+            match Pin::new(&mut **stream).poll_write_vectored(context, &[IoSlice::new(head), IoSlice::new(body)]) {
+                Poll::Ready(Ok(count)) => {
+                    relay.sent(peer, count)?;
                     moved = true;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) if peer == Peer::Client => return Err(Broken::Client),
-                Err(_) => self.upstream_is_deaf = true,
+                Poll::Ready(Err(_)) if peer == Peer::Client => return Err(Broken::Client),
+                Poll::Ready(Err(_)) => *upstream_is_deaf = true,
+                Poll::Pending => break,
             }
         }
-        let index = peer as usize;
-        if self.relay.should_end(peer) && !self.ended[index] {
-            self.ended[index] = true;
+        let told = &mut ended[peer as usize];
+        if relay.should_end(peer) && !*told {
+            *told = true;
             moved = true;
-            if let Some(stream) = self.stream(peer) {
-                end_writing(stream);
-            }
+            end_writing(stream);
         }
         Ok(moved)
     }
 
-    fn read(&mut self, peer: Peer) -> Result<bool, Broken> {
-        let stream = match peer {
-            Peer::Client => Some(self.client),
-            Peer::Upstream => self.upstream,
+    /// Reads what is there, if it is wanted; says whether anything was. If nothing was, the task is woken when something comes.
+    fn read(&mut self, peer: Peer, context: &mut Context<'_>) -> Result<bool, Broken> {
+        let stream = match (peer, &mut self.upstream) {
+            _ if !self.relay.wants(peer) => return Ok(false),
+            (Peer::Client, _) => &mut *self.client,
+            (Peer::Upstream, Some(stream)) => stream,
+            (Peer::Upstream, None) => return Ok(false),
         };
-        let (Some(stream), true) = (stream, self.relay.wants(peer)) else { return Ok(false) };
-        let count = match stream.try_read(self.relay.space(peer)) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            Err(_) if peer == Peer::Client => return Err(Broken::Client),
+        let count = match poll_read(self.relay, peer, stream, context) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(count)) => count,
+            Poll::Ready(Err(_)) if peer == Peer::Client => return Err(Broken::Client),
             // A reset upstream has ended as well; the relay knows what that means for the response.
-            Err(_) => 0,
+            Poll::Ready(Err(_)) => 0,
         };
         self.relay.received(peer, count)?;
         Ok(true)
     }
-
-    /// Waits until something can be read that is wanted or written that is there.
-    async fn ready(&self) {
-        // Errors show when the socket is used.
-        tokio::select! {
-            _ = self.client.readable(), if self.relay.wants(Peer::Client) => {}
-            _ = self.client.writable(), if self.writes(Peer::Client) => {}
-            () = readable(self.upstream), if self.relay.wants(Peer::Upstream) => {}
-            () = writable(self.upstream), if self.writes(Peer::Upstream) => {}
-            else => std::future::pending().await,
-        }
-    }
 }
 
-async fn readable(stream: Option<&TcpStream>) {
-    match stream {
-        Some(stream) => drop(stream.readable().await),
-        None => std::future::pending().await,
-    }
-}
-
-async fn writable(stream: Option<&TcpStream>) {
-    match stream {
-        Some(stream) => drop(stream.writable().await),
-        None => std::future::pending().await,
-    }
-}
-
-fn patience(waiting: Waiting, limits: &ProxyLimits) -> Duration {
+fn bound(waiting: Waiting, limits: &ProxyLimits) -> Duration {
     Duration::from_millis(match waiting {
         Waiting::ForRequest | Waiting::ForClient => limits.idle_timeout_ms,
         Waiting::ForHead => limits.head_timeout_ms,

@@ -4,9 +4,11 @@ use super::Node;
 use super::accounts::UnderWay;
 use super::pages::Page;
 use crate::http::request::Request;
-use phalanx_model::{AccountState, Uid};
-use phalanx_plan::proxy_config::HEALTH_PATH;
+use phalanx_host::directory::HostEntry;
+use phalanx_model::AccountState;
+use phalanx_plan::proxy_config::{HEALTH_PATH, ProxyConfig};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 /// What the proxy answers itself.
 #[derive(Debug)]
@@ -24,49 +26,44 @@ pub enum Route {
     Health(Reply),
     /// The proxy, for a site or for none.
     Reply {
-        /// The site's main name.
-        site: Option<String>,
+        /// Whose site it is.
+        entry: Option<Arc<HostEntry>>,
         /// The answer.
         reply: Reply,
     },
     /// The account's httpd.
     Forward {
-        /// The site's main name.
-        site: String,
-        /// The account.
-        uid: Uid,
+        /// Whose site it is.
+        entry: Arc<HostEntry>,
         /// Counts the request as long as it is kept.
         under_way: UnderWay,
     },
 }
 
 /// Finds who answers `request`, which came from `peer`.
-pub async fn find(request: &Request, peer: Ipv4Addr, node: &Node) -> Route {
-    let config = node.config();
+pub async fn find(request: &Request, peer: Ipv4Addr, node: &Node, config: &ProxyConfig) -> Route {
     if request.target.split('?').next() == Some(HEALTH_PATH) {
         let trusted = peer.is_loopback() || config.balancers.contains(&peer);
-        return if trusted { health(node).await } else { page(None, Page::UnknownHost) };
+        return if trusted { health(node, config).await } else { page(None, Page::UnknownHost) };
     }
-    let found = match node.directory.host(&request.host).await {
-        Ok(Some(found)) => found,
+    let entry = match node.directory.host(&request.host).await {
+        Ok(Some(entry)) => entry,
         Ok(None) => return page(None, Page::UnknownHost),
         Err(error) => {
             tracing::warn!("a host can't be looked up: {error}");
             return page(None, Page::NotReady);
         }
     };
-    let site = String::from(found.site);
-    match found.state {
-        AccountState::Suspended => page(Some(site), Page::Suspended),
-        AccountState::Active => match node.accounts.begin(found.uid, config.limits.requests_per_account_max) {
-            Some(under_way) => Route::Forward { site, uid: found.uid, under_way },
-            None => page(Some(site), Page::Busy),
+    match entry.state {
+        AccountState::Suspended => page(Some(entry), Page::Suspended),
+        AccountState::Active => match node.accounts.begin(entry.uid, config.limits.requests_per_account_max) {
+            Some(under_way) => Route::Forward { entry, under_way },
+            None => page(Some(entry), Page::Busy),
         },
     }
 }
 
-async fn health(node: &Node) -> Route {
-    let config = node.config();
+async fn health(node: &Node, config: &ProxyConfig) -> Route {
     if let Err(why) = node.directory.ready().await {
         return Route::Health(Reply::Line(503, why.to_string()));
     }
@@ -76,6 +73,6 @@ async fn health(node: &Node) -> Route {
     })
 }
 
-fn page(site: Option<String>, page: Page) -> Route {
-    Route::Reply { site, reply: Reply::Page(page) }
+fn page(entry: Option<Arc<HostEntry>>, page: Page) -> Route {
+    Route::Reply { entry, reply: Reply::Page(page) }
 }

@@ -7,12 +7,13 @@ use phalanx_plan::proxy_config::ProxyLimits;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// Kept connections of all accounts together.
+/// Kept connections of all accounts together, on the whole node.
 const KEPT_MAX: usize = 2_048;
 /// Over loopback a listener's kernel answers at once, unless its queue is full or nftables drops what a squatter answers.
 const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
@@ -37,9 +38,13 @@ pub enum UpstreamError {
     Local(#[source] io::Error),
 }
 
-/// Keeps idle connections, a few per account and for a few seconds.
-#[derive(Debug, Default)]
-pub struct Pool(Mutex<Kept>);
+/// Keeps idle connections, a few per account and for a few seconds: a worker's part of those that the node may keep.
+#[derive(Debug)]
+pub struct Pool {
+    kept: Mutex<Kept>,
+    /// How many pools the node has, to share its bounds.
+    pools: NonZero<usize>,
+}
 
 #[derive(Debug, Default)]
 struct Kept {
@@ -48,6 +53,11 @@ struct Kept {
 }
 
 impl Pool {
+    /// One of so many pools of the node.
+    pub fn one_of(pools: NonZero<usize>) -> Self {
+        Self { kept: Mutex::default(), pools }
+    }
+
     /// A kept connection that is still good. One that has something to read is not: nothing was asked on it.
     pub fn take(&self, uid: Uid, limits: &ProxyLimits) -> Option<TcpStream> {
         loop {
@@ -65,26 +75,26 @@ impl Pool {
         }
     }
 
-    /// Keeps a connection whose last response is complete, where there is room.
+    /// Keeps a connection whose last response is complete, where there is room. An account may leave more than its part after a
+    /// burst, since it will need them in the next one: the sweep closes what is too much.
     pub fn keep(&self, uid: Uid, stream: TcpStream, limits: &ProxyLimits) {
         let mut kept = self.lock();
-        let Kept { count, by_account } = &mut *kept;
-        if *count >= KEPT_MAX || limits.idle_upstreams_per_account_max == 0 {
-            return;
-        }
-        let streams = by_account.entry(uid).or_default();
-        if streams.len() < limits.idle_upstreams_per_account_max {
-            streams.push((Instant::now(), stream));
-            *count += 1;
+        if kept.count < KEPT_MAX.div_ceil(self.pools.get()) && limits.idle_upstreams_per_account_max > 0 {
+            kept.by_account.entry(uid).or_default().push((Instant::now(), stream));
+            kept.count += 1;
         }
     }
 
-    /// Closes what was kept for too long.
+    /// Closes what was kept for too long, and of each account what is more than this pool's part. To be called each second.
     pub fn sweep(&self, limits: &ProxyLimits) {
         let lifetime = Duration::from_millis(limits.idle_upstream_ms);
+        // Rounded up, so that with many workers each may keep one.
+        let part = limits.idle_upstreams_per_account_max.div_ceil(self.pools.get());
         let mut kept = self.lock();
         kept.by_account.retain(|_, streams| {
             streams.retain(|(kept_at, _)| kept_at.elapsed() < lifetime);
+            // The oldest come first.
+            streams.drain(..streams.len().saturating_sub(part));
             !streams.is_empty()
         });
         kept.count = kept.by_account.values().map(Vec::len).sum();
@@ -92,7 +102,7 @@ impl Pool {
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
         // Every operation leaves it whole but for the count, which the next sweep mends.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -140,5 +150,32 @@ async fn wake(uid: Uid, launcher: &Launcher) -> Result<(), WakeError> {
             result => return result,
         }
         tries += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn a_sweep_leaves_the_newest_of_what_a_burst_left() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        let limits = ProxyLimits { idle_upstreams_per_account_max: 5, ..ProxyLimits::default() };
+        let pool = Pool::one_of(NonZero::new(2).expect("not zero"));
+        let (mut accepted, mut ports) = (Vec::new(), Vec::new());
+        for _ in 0..8 {
+            let stream = TcpStream::connect(address).await.expect("connected");
+            accepted.push(listener.accept().await.expect("accepted"));
+            ports.push(stream.local_addr().expect("its address").port());
+            pool.keep(Uid::FIRST, stream, &limits);
+        }
+        assert_eq!(pool.lock().count, 8);
+        pool.sweep(&limits);
+        let left: Vec<_> = std::iter::from_fn(|| pool.take(Uid::FIRST, &limits)).collect();
+        let left: Vec<_> = left.iter().map(|stream| stream.local_addr().expect("its address").port()).collect();
+        assert!(left.iter().eq(ports[5..].iter().rev()), "{left:?} of {ports:?}: half of five, rounded up");
+        assert_eq!(pool.lock().count, 0);
     }
 }

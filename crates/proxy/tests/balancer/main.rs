@@ -106,7 +106,7 @@ impl Drop for Lab {
 }
 
 fn config(directory: &TempDir, weights: [u8; 2]) -> Value {
-    let backend = |name: &str, ip: &str, weight: u8| json!({"server": name, "target": format!("{ip}:80"), "score": format!("{ip}:7402"), "weight": weight, "drained": weight == 0});
+    let backend = |name: &str, ip: &str, weight: u8| json!({"server": name, "target": format!("{ip}:80"), "score": format!("{ip}:342"), "weight": weight, "drained": weight == 0});
     let [one, two] = weights;
     let mut backends = vec![backend("web1", "10.9.0.11", one.max(1)), backend("web2", "10.9.0.12", two.max(1))];
     backends[0]["drained"] = json!(one == 0);

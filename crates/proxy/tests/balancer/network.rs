@@ -115,7 +115,7 @@ impl WebNode {
         let (web, score) = (state.clone(), state.clone());
         // Both listen before anything else goes on.
         let (listener, scores) = namespace.run(move || {
-            (TcpListener::bind((ip, 80)).expect("port 80"), TcpListener::bind((ip, 7402)).expect("port 7402"))
+            (TcpListener::bind((ip, 80)).expect("port 80"), TcpListener::bind((ip, 342)).expect("port 342"))
         });
         thread::spawn(move || {
             for stream in listener.incoming() {

@@ -1,6 +1,6 @@
 //! What is wrong, collected from all over the status and put into words.
 
-use super::shape::{ClusterStatus, NodeStatus, State, Status};
+use super::shape::{ClusterStatus, FreeServer, NodeStatus, State, Status};
 use crate::render::event::moment;
 use crate::render::style::Tone;
 
@@ -22,8 +22,49 @@ pub fn problems(status: &Status) -> Vec<Problem> {
             found.extend(missing_parts(status, cluster));
         }
     }
+    found.extend(status.free_servers.iter().filter_map(free_server_problem));
     found.sort_by_key(|problem| problem.severity != Tone::Bad);
     found
+}
+
+/// A machine that was made known and of which nothing is heard.
+fn free_server_problem(server: &FreeServer) -> Option<Problem> {
+    let FreeServer { server, kind: _, joined, connected } = server;
+    let text = match (joined, connected) {
+        (true, true) => return None,
+        (true, false) => {
+            format!("{server}: its agent is out of reach: look on {server}, `journalctl -u phalanx-agent`")
+        }
+        (false, _) => format!("{server}: it has not joined yet: `phalanx server token {server}` gives the command"),
+    };
+    Some(Problem { severity: Tone::Warning, text })
+}
+
+/// The command that usually comes next on the way to a first site; none where there is one.
+pub fn next_step(status: &Status) -> Option<String> {
+    let counts = status.counts;
+    let of_kind = |kind: &str| status.clusters.iter().find(|cluster| cluster.kind == kind);
+    let free = |kind: &str| status.free_servers.iter().find(|server| server.kind == kind).map(|s| s.server.as_str());
+    for (kind, cluster) in [("balancer", "front"), ("nas", "storage")] {
+        if let (None, Some(server)) = (of_kind(kind), free(kind)) {
+            return Some(format!("phalanx cluster add {cluster} --kind {kind} --master {server}"));
+        }
+    }
+    let Some(web) = of_kind("web") else {
+        return Some(match (free("web"), status.shares.first()) {
+            (Some(server), Some(share)) => {
+                format!("phalanx cluster add web --kind web --master {server} --share {}", share.name)
+            }
+            (Some(_), None) => "phalanx share add --help".to_owned(),
+            (None, _) => "phalanx server add --help".to_owned(),
+        });
+    };
+    match (web.logical_servers.first(), counts.accounts, counts.sites) {
+        (None, _, _) => Some(format!("phalanx logical-server add www --server {}", web.master)),
+        (Some(logical), 0, _) => Some(format!("phalanx account add NAME --logical-server {logical}")),
+        (Some(_), _, 0) => Some("phalanx site add HOST --account NAME".to_owned()),
+        _ => None,
+    }
 }
 
 /// What a web or mail cluster lacks to serve anybody, with the command that gives it.
@@ -55,6 +96,8 @@ fn node_problems(cluster: &str, node: &NodeStatus) -> Vec<Problem> {
     let mut tell = |severity: Tone, text: &str| found.push(Problem { severity, text: format!("{place}: {text}") });
     let why = node.why.as_deref().filter(|why| !why.is_empty()).map(|why| format!(": {why}")).unwrap_or_default();
     match node.state {
+        // The balancer finds nobody there, naturally.
+        State::Down if !node.joined => {}
         State::Down => tell(Tone::Bad, &format!("down{why}")),
         State::Overloaded => tell(Tone::Warning, &format!("overloaded, gets nothing new{why}")),
         State::Up | State::Drained | State::Unknown => {}
@@ -68,7 +111,8 @@ fn node_problems(cluster: &str, node: &NodeStatus) -> Vec<Problem> {
         let seen = node.last_seen.as_ref().map(|at| moment(&serde_json::Value::String(at.clone())));
         let seen =
             seen.map_or_else(|| "not seen since the panel started".to_owned(), |at| format!("last seen {at} UTC"));
-        tell(Tone::Warning, &format!("its agent is out of reach, {seen}"));
+        let look = format!("look on {}, `journalctl -u phalanx-agent`", node.server);
+        tell(Tone::Warning, &format!("its agent is out of reach, {seen}: {look}"));
     } else {
         let problems = node.problems.as_deref().unwrap_or_default();
         // A node that is down for the first of its problems has said it already.

@@ -27,6 +27,10 @@ pub struct ClusterStatus {
     pub name: String,
     /// web, mail, nas or balancer.
     pub kind: String,
+    /// Its master.
+    pub master: String,
+    /// What customers can be placed on here.
+    pub logical_servers: Vec<String>,
     /// The share that its nodes mount.
     pub share: Option<String>,
     /// Its nodes.
@@ -61,6 +65,16 @@ pub struct NodeStatus {
     pub share_percent: Option<f64>,
     /// Its established flows; null where they can't be counted.
     pub flows: Option<u32>,
+    /// Set while the node leaves its cluster.
+    pub leaving: Option<Leaving>,
+}
+
+/// How far a node is that leaves its cluster.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+pub struct Leaving {
+    /// How long its connections still may take to end, in seconds.
+    pub left_s: u64,
 }
 
 /// The part of a node's load that is drawn.
@@ -133,6 +147,10 @@ pub struct FreeServer {
     pub server: String,
     /// Its kind.
     pub kind: String,
+    /// Whether it has ever joined.
+    pub joined: bool,
+    /// Whether its agent has a link to the panel.
+    pub connected: bool,
 }
 
 /// How much there is of each noun.

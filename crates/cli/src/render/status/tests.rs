@@ -24,7 +24,7 @@ fn figure_1() -> Value {
         "clusters": [
             {"name": "lb", "kind": "balancer", "nodes": [node("lb1", "master", "up", 100, 0.0, 0.0)]},
             {"name": "nas", "kind": "nas", "nodes": [node("nas1", "master", "up", 100, 0.0, 0.0)]},
-            {"name": "web", "kind": "web", "share": "content", "nodes": [
+            {"name": "web", "kind": "web", "master": "web1", "logical_servers": ["www"], "share": "content", "nodes": [
                 node("web1", "master", "up", 73, 41.2, 50.3), node("web2", "slave", "up", 82, 140.9, 49.7),
             ]},
         ],
@@ -64,6 +64,7 @@ fn troubles_are_in_words() {
     gone["connected"] = json!(false);
     let mut late = node("web3", "slave", "unknown", 0, 0.0, 0.0);
     late["connected"] = json!(false);
+    late["state"] = json!("down");
     for (key, value) in
         [("joined", json!(false)), ("last_seen", Value::Null), ("problems", Value::Null), ("load", Value::Null)]
     {
@@ -88,7 +89,7 @@ fn troubles_are_in_words() {
                  │
                  ├─▶ ▲ web1  master  overloaded  ██████████ 100 %      512 req/s  100 % of traffic  9 open
                  ├─▶ ✖ web2  slave   down        ··········    ?          ? req/s    0 % of traffic  9 open
-                 ├─▶ ▲ web3  slave   unknown     ··········    ?          ? req/s    0 % of traffic  9 open
+                 ├─▶ ▲ web3  slave   not joined  ··········    ?          ? req/s    0 % of traffic  9 open
                  └─▶ ○ web4  slave   drained     ░░░░░░░░░░   0 %      0.0 req/s    0 % of traffic  9 open
                  │
                  ▼
@@ -98,7 +99,7 @@ fn troubles_are_in_words() {
               ✖ web2 (web): down: no answer to the health check within 1 s
               ▲ web1 (web): overloaded, gets nothing new
               ▲ web1 (web): httpd refused extra.conf line 3: Invalid command 'Foo'�[2J; the last good generation stays live
-              ▲ web2 (web): its agent is out of reach, last seen 2026-11-22 22:11:04 UTC
+              ▲ web2 (web): its agent is out of reach, last seen 2026-11-22 22:11:04 UTC: look on web2, `journalctl -u phalanx-agent`
               ▲ web3 (web): it has not joined yet: `phalanx server token web3` gives the command
         "#]],
     );
@@ -117,7 +118,7 @@ fn a_cluster_that_serves_nobody_is_the_worst() {
 
 #[test]
 fn what_is_not_used_yet_is_seen_too() {
-    let web = json!({"name": "web", "kind": "web", "nodes": [node("web1", "master", "unknown", 100, 0.0, 0.0)]});
+    let web = json!({"name": "web", "kind": "web", "master": "web1", "nodes": [node("web1", "master", "unknown", 100, 0.0, 0.0)]});
     let nas = json!({"name": "nas", "kind": "nas", "nodes": [node("nas1", "master", "up", 100, 0.0, 0.0)]});
     check(
         json!({
@@ -125,7 +126,7 @@ fn what_is_not_used_yet_is_seen_too() {
             "counts": {"servers": 3, "clusters": 2, "accounts": 0, "sites": 1},
         }),
         expect![[r#"
-            ▲ 2 problems   3 servers, 2 clusters, 0 accounts, 1 site
+            ▲ 3 problems   3 servers, 2 clusters, 0 accounts, 1 site
 
             Web cluster web
 
@@ -137,11 +138,14 @@ fn what_is_not_used_yet_is_seen_too() {
 
             Nas cluster nas  ● nas1 up  not used yet
 
-            In no cluster: web9 (web)
+            In no cluster: web9 (web, not joined)
 
             Problems
               ▲ web: no external address leads to it: `phalanx address add IP:PORT --balancer CLUSTER --cluster web`
               ▲ web: it has no share, so its nodes serve nothing: `phalanx cluster change web --share SHARE`
+              ▲ web9: it has not joined yet: `phalanx server token web9` gives the command
+
+            Next: phalanx logical-server add www --server web1
         "#]],
     );
     check(
@@ -150,6 +154,57 @@ fn what_is_not_used_yet_is_seen_too() {
         Nothing is set up yet. Begin with `phalanx server add --help`.
     "#]],
     );
+}
+
+#[test]
+fn a_machine_that_was_only_named_is_not_well() {
+    let free = |server: &str, kind: &str, joined: bool, connected: bool| {
+        json!({
+            "server": server, "kind": kind, "joined": joined, "connected": connected,
+        })
+    };
+    check(
+        json!({
+            "free_servers": [
+                free("lb1", "balancer", true, true), free("nas1", "nas", true, false), free("web1", "web", false, false),
+            ],
+            "counts": {"servers": 3, "clusters": 0, "accounts": 0, "sites": 0},
+        }),
+        expect![[r#"
+            ▲ 2 problems   3 servers, 0 clusters, 0 accounts, 0 sites
+
+            In no cluster: lb1 (balancer, connected), nas1 (nas, out of reach), web1 (web, not joined)
+
+            Problems
+              ▲ nas1: its agent is out of reach: look on nas1, `journalctl -u phalanx-agent`
+              ▲ web1: it has not joined yet: `phalanx server token web1` gives the command
+
+            Next: phalanx cluster add front --kind balancer --master lb1
+        "#]],
+    );
+    check(
+        json!({
+            "free_servers": [free("web1", "web", true, true)], "shares": [{"name": "content"}],
+            "counts": {"servers": 1, "clusters": 0, "accounts": 0, "sites": 0},
+        }),
+        expect![[r#"
+            ● all is well   1 server, 0 clusters, 0 accounts, 0 sites
+
+            In no cluster: web1 (web, connected)
+
+            Next: phalanx cluster add web --kind web --master web1 --share content
+        "#]],
+    );
+}
+
+#[test]
+fn a_node_that_leaves_says_how_long_it_may_take() {
+    let mut status = figure_1();
+    status["clusters"][2]["nodes"][1]["state"] = json!("drained");
+    status["clusters"][2]["nodes"][1]["leaving"] = json!({"task": 4, "left_s": 25, "flows": 9});
+    let text = picture(&Status::deserialize(&status).expect("a status"), Style::Plain);
+    let line = text.lines().find(|line| line.contains("web2")).expect("its line");
+    assert!(line.contains("○ web2  slave   leaving ") && line.ends_with("9 open  25 s left"), "{line}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! How much slower one account's answers get while another account of the same node runs a fork bomb, a memory hog or busy loops.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -20,24 +20,48 @@ const RATE: u32 = 50;
 const LEAD: Duration = Duration::from_secs(1);
 const QUIET: &str = "nothing beside";
 
-/// Ways to misbehave, without pause and until `$t` seconds are over: in tables, and as a line of shell.
-const DEEDS: [(&str, &str); 3] = [
-    ("fork bomb", r#"perl -e "fork while time < \$^T + $t""#),
-    (
-        "memory hog",
-        r#"e=$(($(date +%s) + $t)); while [ $(date +%s) -lt $e ]; do
+/// A way to misbehave, without pause and until `$t` seconds are over.
+struct Deed {
+    /// In tables.
+    name: &'static str,
+    /// As a line of shell.
+    line: &'static str,
+    /// What of its account's slice shows that it does, and how much that is at least: near what its limits allow.
+    property: &'static str,
+    at_least: u64,
+}
+
+const DEEDS: [Deed; 3] = [
+    Deed {
+        name: "fork bomb",
+        line: r#"perl -e "while (time < \$^T + $t) { defined fork or select undef, undef, undef, 0.01 }""#,
+        property: "TasksCurrent",
+        at_least: 110,
+    },
+    Deed {
+        name: "memory hog",
+        line: r#"e=$(($(date +%s) + $t)); while [ $(date +%s) -lt $e ]; do
              timeout -s KILL $t perl -e "while (1) { push @a, chr(65 + @a % 26) x 10000000 }"; done"#,
-    ),
-    ("busy loops", r#"for i in 1 2 3 4 5 6 7 8; do timeout -s KILL $t sh -c "while :; do :; done" & done; wait"#),
+        property: "MemoryCurrent",
+        at_least: 150 << 20,
+    },
+    Deed {
+        name: "busy loops",
+        line: r#"for i in 1 2 3 4 5 6 7 8; do timeout -s KILL $t sh -c "while :; do :; done" & done; wait"#,
+        property: "TasksCurrent",
+        at_least: 16,
+    },
 ];
+/// The part of one CPU that who misbehaves uses at least; its account may use one.
+const CPU_PART: f64 = 0.3;
 
 /// Measures; the quiet neighbours are the accounts of the sites `fixed` (static) and `php`.
 pub fn measure(figure: &Figure, scale: Scale, report: &mut Report, fixed: u32, php: u32) -> Result<()> {
     let seconds = scale.pick(6, 2);
     figure.site(ACCOUNT, SITE, &[("index.html", "noisy")])?;
-    for (number, (_, deed)) in DEEDS.iter().enumerate() {
-        // Both loads, the lead, and some room for their start.
-        let script = format!("<?php shell_exec('t={}; {deed}');", 2 * seconds + 6);
+    for (number, Deed { line, .. }) in DEEDS.iter().enumerate() {
+        // Both loads, the lead, and some room for their start and for the looks in between.
+        let script = format!("<?php shell_exec('t={}; {line}');", 2 * seconds + 12);
         figure.put(ACCOUNT, &format!("sites/{SITE}/deed{number}.php"), &script)?;
     }
     tenants::answers(figure, NODE, SITE, "index.html")?;
@@ -46,8 +70,8 @@ pub fn measure(figure: &Figure, scale: Scale, report: &mut Report, fixed: u32, p
     for (kind, site, path) in &neighbours {
         note(report, kind, QUIET, &ask(figure, site, path, seconds)?)?;
     }
-    for (number, (deed, _)) in DEEDS.iter().enumerate() {
-        say(&format!("wake: answers beside this: {deed}"));
+    for (number, deed) in DEEDS.iter().enumerate() {
+        say(&format!("wake: answers beside this: {}", deed.name));
         beside(figure, report, number, deed, &neighbours, seconds)?;
     }
     for (kind, ..) in &neighbours {
@@ -62,7 +86,7 @@ fn beside(
     figure: &Figure,
     report: &mut Report,
     number: usize,
-    deed: &str,
+    deed: &Deed,
     neighbours: &[(&str, String, &str)],
     seconds: u32,
 ) -> Result<()> {
@@ -71,12 +95,15 @@ fn beside(
     let line = format!("exec curl -sS -m 60 -H 'Host: {SITE}' 'http://{address}/deed{number}.php'");
     let running = figure.host("lb").spawn(&line)?;
     thread::sleep(LEAD);
-    let used_before_s = cpu_s(&node, uid)?;
+    misbehaves(&node, uid, deed)?;
+    let (begin, used_before_s) = (Instant::now(), cpu_s(&node, uid)?);
     for (kind, site, path) in neighbours {
-        note(report, kind, deed, &ask(figure, site, path, seconds)?)?;
+        note(report, kind, deed.name, &ask(figure, site, path, seconds)?)?;
     }
-    let used_s = cpu_s(&node, uid)? - used_before_s;
-    ensure!(used_s > 0.2, "the {deed} used {used_s} s of CPU: it did not misbehave");
+    let (used_s, passed_s) = (cpu_s(&node, uid)? - used_before_s, begin.elapsed().as_secs_f64());
+    misbehaves(&node, uid, deed)?;
+    let deed = deed.name;
+    ensure!(used_s > CPU_PART * passed_s, "the {deed} used {used_s} s of CPU in {passed_s} s: it did not misbehave");
     let case = "both loads together";
     report.row(case, deed, ("CPU of who misbehaves", "s"), Figures::one(used_s));
     // It ends by itself; the next one begins on a node that is quiet again.
@@ -84,6 +111,16 @@ fn beside(
     eventually(Duration::from_secs(30), &format!("the end of the {deed}"), || {
         let left = probe::cost(&node, &format!("pgrep -U {uid}"))?.processes;
         ensure!(left < 20, "there are {left} processes left of it");
+        Ok(())
+    })
+}
+
+/// Who misbehaves takes what its limits let it take.
+fn misbehaves(node: &Host<'_>, uid: u64, Deed { name, property, at_least, .. }: &Deed) -> Result<()> {
+    let line = format!("systemctl show --value -p {property} phalanx-account-{uid}.slice");
+    eventually(Duration::from_secs(5), &format!("{property} of at least {at_least} for the {name}"), || {
+        let taken: u64 = node.text(&line)?.parse()?;
+        ensure!(taken >= *at_least, "it is {taken}");
         Ok(())
     })
 }

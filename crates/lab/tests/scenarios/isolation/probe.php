@@ -79,7 +79,7 @@ foreach (OTHER['pids'] as $pid) { $sockets[] = "/proc/$pid/root/run/phalanx/acco
 tried('unix socket', fn($path) => (bool) stream_socket_client("unix://$path", $number, $why, 1) || (bool) stream_socket_client("udg://$path", $number, $why, 1) ? 'connected' : null,
     ['/run/phalanx/account/php.sock'], $sockets);
 tried('tcp', fn($at) => stream_socket_client("tcp://$at", $number, $why, 1) ? 'connected' : null, [OWN['ip'] . ':@PORT@', NODE . ':80'],
-    [OTHER['ip'] . ':@PORT@', '127.0.0.1:3306', '[::1]:3306', NODE . ':3306', NODE . ':7401', NODE . ':7402']);
+    [OTHER['ip'] . ':@PORT@', '127.0.0.1:3306', '[::1]:3306', NODE . ':3306', NODE . ':341', NODE . ':342']);
 tried('udp', function ($at) {
     $socket = stream_socket_client("udp://$at", $number, $why, 1);
     stream_set_timeout($socket, 0, 300000);
@@ -97,6 +97,12 @@ tried('look at a process', fn($pid) => implode(' ', array_filter(array_map(
 tried('see processes', fn($mine) => implode(' ', array_filter(scandir('/proc'), fn($pid) => ctype_digit($pid) && (fileowner("/proc/$pid") === OWN['uid']) === $mine)),
     [true], [false]);
 tried('memory of a process', fn($pid) => fopen("/proc/$pid/mem", 'r+') ? 'opened' : null, [$own], HTTPDS);
+
+// Who talks to whom on this machine.
+$tables = array_map('basename', glob('/proc/self/net/*'));
+tried('socket tables', fn($path) => file_get_contents($path), ['/proc/self/limits'],
+    array_merge(array_map(fn($table) => "/proc/self/net/$table", $tables), ["/proc/$own/task/$own/net/tcp", '/proc/thread-self/net/unix', '/proc/net/tcp']));
+$report['socket tables']['own'] = in_array('tcp', $tables) ? $report['socket tables']['own'] : null;
 
 // Memory that is shared. The neighbour has made its own under the same names, for everybody.
 tried('shared memory', fn($key) => ($shm = shmop_open($key, $key === 0x5051 ? 'c' : 'w', 0600, $key === 0x5051 ? 64 : 0)) ? 'size ' . shmop_size($shm) : null, [0x5051], [0x5050]);

@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 use std::net::Ipv4Addr;
 
-const ORIGIN: Origin = Origin { peer: Ipv4Addr::new(198, 51, 100, 7), is_balancer: false };
+const ORIGIN: Origin = Origin { peer: Ipv4Addr::new(198, 51, 100, 7), is_forwarder: false };
 
 /// What an upstream answers to each request in turn.
 struct Script {
