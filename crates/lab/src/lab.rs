@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -92,6 +93,7 @@ impl Lab {
         // From here on dropping `lab` ends it, also when it fails to start.
         let mut lab = Self { name, run, topology, keeper: Some(keeper) };
         lab.await_up(BufReader::new(stdout), starting)?;
+        lab.have_watched()?;
         if options.detached {
             lab.keeper = None;
         }
@@ -218,6 +220,17 @@ impl Lab {
         protocol::ask(&self.run, &Request::Act { host: host.to_owned(), action })
     }
 
+    /// Starts a process that outlives this one and removes what the lab leaves if it is killed.
+    fn have_watched(&self) -> Result<()> {
+        let lock = File::open(self.run.join("lock"))?;
+        let mut command = tools::command("setsid")?;
+        command.arg("--fork").arg(paths::program()?).arg("watch");
+        command.stdin(lock).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
+        let status = command.status().context("cannot start what watches over the lab")?;
+        ensure!(status.success(), "what watches over the lab ended with {status}");
+        Ok(())
+    }
+
     fn await_up(&self, progress: impl BufRead, starting: File) -> Result<()> {
         let mut starting = Some(starting);
         for line in progress.lines() {
@@ -317,6 +330,15 @@ fn is_running(run: &Path) -> Result<bool> {
             }
         },
     }
+}
+
+/// Waits until the lab ends whose lock is on standard input, and removes what it left. A lab that was not killed has left nothing.
+pub fn watch() -> Result<()> {
+    let lock = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    lock.lock_shared().context("cannot wait for the lab's lock")?;
+    let starting = File::create(paths::runs().join("starting.lock"))?;
+    starting.lock()?;
+    sweep()
 }
 
 /// Removes what labs left that were killed. The caller holds the lock for starting.

@@ -35,5 +35,5 @@ mod wait;
 pub use cgroup::Pace;
 pub use enter::{Background, Output};
 pub use host::Host;
-pub use lab::{Lab, Options, names, scenario};
+pub use lab::{Lab, Options, names, scenario, watch};
 pub use wait::eventually;

@@ -134,6 +134,9 @@ enum Do {
         #[arg(long)]
         detached: bool,
     },
+    /// Clean up after a lab that is killed; started by `up`, with the lab's lock as standard input.
+    #[command(hide = true)]
+    Watch,
     /// Run a command in the guest that lives in a directory; started for commands in guests.
     #[command(hide = true)]
     EnterGuest {
@@ -233,6 +236,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             guests: guest_kernel.clone().zip(guest_image.clone()),
             lifeline: !detached,
         })?,
+        Do::Watch => phalanx_lab::watch()?,
         Do::EnterGuest { directory, command } => return enter_guest(directory, command),
         Do::Graft { pid, source, target } => storage::graft(*pid, source, target)?,
     }

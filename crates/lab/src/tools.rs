@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 /// The programs and the Debian packages that have them.
-const TOOLS: [(&str, &str); 20] = [
+const TOOLS: [(&str, &str); 21] = [
     ("bc", "bc"),
     ("bindfs", "bindfs"),
     ("bison", "bison"),
@@ -23,6 +23,7 @@ const TOOLS: [(&str, &str); 20] = [
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("patchelf", "patchelf"),
+    ("setsid", "util-linux"),
     ("sha256sum", "coreutils"),
     ("sysctl", "procps"),
     ("systemd-nspawn", "systemd-container"),
