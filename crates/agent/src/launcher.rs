@@ -41,6 +41,8 @@ pub const CONFIG: &str = "/var/lib/phalanx/live/launcher.json";
 pub const SOCKET: &str = "/run/phalanx/launcher/launcher.sock";
 
 const PERIOD: Duration = Duration::from_secs(5);
+/// How often the directory is asked whether it has changed.
+const LOOK: Duration = Duration::from_millis(400);
 /// Messages to the loop that may wait.
 const MAIL_MAX: usize = 4_096;
 /// Accounts that are put to sleep by one call of systemctl.
@@ -74,13 +76,15 @@ pub async fn run(config: &Path) -> anyhow::Result<()> {
         launcher.adopt(uid);
     }
     let (mut hang_up, mut terminate) = (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?);
-    let mut tick = tokio::time::interval(PERIOD);
+    let (mut tick, mut look) = (tokio::time::interval(PERIOD), tokio::time::interval(LOOK));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     crate::notify::send("READY=1");
     loop {
         tokio::select! {
             Some(mail) = mail.recv() => launcher.take(mail),
             _ = tick.tick() => launcher.tick(),
+            _ = look.tick() => launcher.follow(),
             _ = hang_up.recv() => match load(config) {
                 Ok(settings) => launcher.settings = settings,
                 Err(error) => tracing::error!("{error:#}; the former configuration stays in force"),
@@ -185,7 +189,13 @@ impl Launcher {
         }
     }
 
-    /// Every few seconds: who has to sleep, and who has changed.
+    /// Several times a second: who has changed. Most times nobody has, which is known at once.
+    fn follow(&mut self) {
+        let ended = self.compare_with_directory();
+        self.put_to_sleep(ended);
+    }
+
+    /// Every few seconds: who has to sleep.
     fn tick(&mut self) {
         let now_ms = facts::boottime_ms();
         let is_short = match memory::available_percent() {
@@ -196,7 +206,6 @@ impl Launcher {
             }
         };
         let mut sleepy = self.table.sleepy(&self.settings, is_short, now_ms);
-        sleepy.extend(self.compare_with_directory());
         sleepy.extend(self.on_another_share());
         sleepy.sort_unstable();
         sleepy.dedup();

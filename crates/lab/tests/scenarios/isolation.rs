@@ -238,6 +238,29 @@ fn agent_follows_no_link(scene: &Scene) -> Result<()> {
     scene.bob_answers()
 }
 
+/// Eve swaps the target of a link between a page of hers and Bob's secret while the link is asked for as a static page.
+fn static_pages_show_no_swapped_target(scene: &Scene) -> Result<()> {
+    const OWN: &str = "a page of eve";
+    let eve = &scene.eve;
+    scene.figure.put(eve.name, &format!("sites/{}/own.txt", eve.site), OWN)?;
+    let swap = "while sleep 0.001; do for to in ../../../bob/private.txt /srv/phalanx/content/home/bob/private.txt own.txt; do \
+                ln -sfn $to swapped; done; done";
+    let line = format!(
+        "cd /srv/nas/web/home/eve/sites/{} && exec timeout 60 setpriv --reuid {uid} --regid {uid} --clear-groups sh -c '{swap}'",
+        eve.site,
+        uid = eve.uid
+    );
+    let racing = scene.figure.host("nas").spawn(&line)?;
+    let address = scene.figure.address(NODE)?;
+    let ask =
+        format!("for n in $(seq 500); do curl -s -m 5 -H 'Host: {}' http://{address}/swapped; echo; done", eve.site);
+    let answers = scene.figure.host("lb").text(&ask)?;
+    drop(racing);
+    ensure!(answers.contains(OWN), "the link never led to Eve's own page: {answers}");
+    ensure!(!answers.contains(SECRET), "a static page showed Bob's secret");
+    scene.bob_answers()
+}
+
 /// Connects or binds, and says whether it could.
 const PORT_SCRIPT: &str = r#"<?php
 ini_set('display_errors', '0');
@@ -308,6 +331,7 @@ fn isolation() -> Result<()> {
     // From here on Eve's PHP is what her own tricks have made of it.
     htaccess_reaches(&scene)?;
     agent_follows_no_link(&scene)?;
+    static_pages_show_no_swapped_target(&scene)?;
     squatters_are_ended(&scene)
 }
 

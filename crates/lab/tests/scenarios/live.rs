@@ -9,12 +9,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// Every process of an account on a node with the moment it was started, and every file of its configuration with its time of change.
+/// Every lasting process of an account on a node with the moment it was started, every file of its configuration with its time of change,
+/// and the runs of its units and of those that all accounts share. (PHP's workers come and go with requests.)
 fn footprint(figure: &Figure, node: &str, uid: u64) -> Result<String> {
     let look = format!(
-        "for p in $(pgrep -U {uid}); do echo $p $(cut -d' ' -f22 /proc/$p/stat); done; \
+        "for p in $(pgrep -U {uid} -f 'apache2|php-fpm: master'); do echo $p $(cut -d' ' -f22 /proc/$p/stat); done; \
          find /var/lib/phalanx/accounts/{uid} -printf '%p %T@\\n' | sort; \
-         systemctl show -p InvocationID,NRestarts,StateChangeTimestampMonotonic phalanx-httpd@{uid} phalanx-php@{uid}"
+         systemctl show -p InvocationID,NRestarts,StateChangeTimestampMonotonic phalanx-httpd@{uid} phalanx-php@{uid} phalanx-proxy phalanx-launcher; \
+         readlink /var/lib/phalanx/live"
     );
     figure.host(node).text(&look)
 }
@@ -55,15 +57,37 @@ fn becomes(
     Ok(took)
 }
 
+/// A change of an account that is awake counts on both nodes within the limit; its removal leaves neither process nor configuration.
+fn change_and_remove_account(figure: &Figure) -> Result<()> {
+    let uid = figure.json("account show new")?["uid"].as_u64().context("the account has a uid")?;
+    let on_both = |what: &str, look: &str| {
+        eventually(LIMIT, what, || {
+            for node in ["web1", "web2"] {
+                figure.host(node).text(look).with_context(|| node.to_owned())?;
+            }
+            Ok(())
+        })
+    };
+    let (status, answer) = figure.api("PATCH", "/accounts/new", Some(&json!({"limits": {"processes": 77}})))?;
+    ensure!(status == 200, "{status} {answer}");
+    on_both("77 processes", &format!("systemctl show -p TasksMax --value phalanx-account-{uid}.slice | grep -x 77"))?;
+    let (status, answer) = figure.api("DELETE", "/accounts/new", None)?;
+    ensure!((200..300).contains(&status), "{status} {answer}");
+    let look = format!("! pgrep -U {uid} && ! test -e /var/lib/phalanx/accounts/{uid}");
+    on_both("the end of all that the account had", &look)
+}
+
 #[test]
 fn live() -> Result<()> {
     let figure = Figure::up()?;
-    figure.site("old", "old.example.org", &[("index.html", "old site")])?;
+    figure.site("old", "old.example.org", &[("index.html", "old site"), ("page.php", "<?php echo 'old page';")])?;
     let uid = figure.json("account show old")?["uid"].as_u64().context("the account has a uid")?;
     for node in ["web1", "web2"] {
         eventually(Duration::from_secs(5), "the old site", || {
             let answer = figure.get_from(node, "old.example.org", "/")?;
             ensure!(answer.body == "old site", "{answer:?}");
+            let answer = figure.get_from(node, "old.example.org", "/page.php")?;
+            ensure!(answer.body == "old page", "{answer:?}");
             Ok(())
         })?;
     }
@@ -72,6 +96,8 @@ fn live() -> Result<()> {
     };
     let before = footprints(&figure)?;
     ensure!(before.values().all(|text| text.lines().count() > 5), "the old account is awake: {before:?}");
+    let runs_php = |node: &str| figure.host(node).text(&format!("pgrep -U {uid} -f 'php-fpm: master'"));
+    ensure!(runs_php("web1").is_ok() && runs_php("web2").is_ok(), "the old account's PHP runs: {before:?}");
 
     let (status, answer) = figure.api("POST", "/accounts", Some(&json!({"name": "new", "logical_server": LOGICAL})))?;
     ensure!(status == 201, "{status} {answer}");
@@ -85,8 +111,7 @@ fn live() -> Result<()> {
     })?;
     // Removal: the node itself says that it does not know the name.
     let removed = becomes(&figure, "new.example.org", 404, || figure.api("DELETE", "/sites/new.example.org", None))?;
-    let (status, answer) = figure.api("DELETE", "/accounts/new", None)?;
-    ensure!((200..300).contains(&status), "{status} {answer}");
+    change_and_remove_account(&figure)?;
 
     println!("on both nodes: added in {added:?}, changed in {changed:?}, removed in {removed:?}");
     std::thread::sleep(Duration::from_secs(2));
