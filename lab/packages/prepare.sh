@@ -6,8 +6,8 @@ root=$1
 
 # Services that packages switch on by themselves. They stay usable: whoever wants one enables it.
 chroot "$root" systemctl --quiet disable \
-    apache2.service haproxy.service nfs-blkmap.service nfs-client.target nfs-server.service nginx.service \
-    remote-fs.target rpcbind.service rpcbind.socket systemd-pstore.service
+    apache2.service dovecot.service dovecot.socket haproxy.service nfs-blkmap.service nfs-client.target nfs-server.service nginx.service \
+    postfix.service postsrsd.service redis-server.service rspamd.service remote-fs.target rpcbind.service rpcbind.socket systemd-pstore.service
 for unit in "$root"/lib/systemd/system/php*-fpm.service; do
     chroot "$root" systemctl --quiet disable "$(basename "$unit")"
 done

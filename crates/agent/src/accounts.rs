@@ -6,8 +6,9 @@
 
 use crate::events::Events;
 use crate::paths::Paths;
-use crate::renew::{self, Renewals};
-use anyhow::{Context, ensure};
+use crate::renew::Renewals;
+use crate::successor;
+use anyhow::{Context, anyhow, ensure};
 use phalanx_host::atomic::{self, Access, failed};
 use phalanx_host::command::{self, CommandError, LIMIT};
 use phalanx_host::directory::Reader;
@@ -44,6 +45,28 @@ impl Accounts {
     /// What could not be derived, in words for a person.
     pub fn problems(&self, at_most: usize) -> Vec<String> {
         self.problems.iter().take(at_most).map(|(account, why)| format!("account {account}: {why}")).collect()
+    }
+
+    /// Keeps as problems what renewals failed for since they were begun.
+    ///
+    /// # Errors
+    /// The directory can't be read.
+    pub fn take_failures(&mut self, reader: &Reader) -> anyhow::Result<()> {
+        for (uid, why) in self.renewals.failures() {
+            if let Some((account, _)) = reader.account(uid)? {
+                self.fail(&account.name, &anyhow!(why));
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps a problem, and tells it if it is a new one.
+    fn fail(&mut self, name: &Name, error: &anyhow::Error) {
+        let why = format!("{error:#}");
+        if self.problems.insert(name.clone(), why.clone()).as_ref() != Some(&why) {
+            let detail = error.source().map(|_| why).unwrap_or_default();
+            self.events.add(Severity::Error, "account", format!("account {name}: {error}"), detail);
+        }
     }
 
     /// Begins a piece of work on a node that shall be as `spec` says.
@@ -87,16 +110,8 @@ impl Work<'_> {
             None => self.remove(name, uid),
         };
         match done {
-            Ok(()) => {
-                self.accounts.problems.remove(name);
-            }
-            Err(error) => {
-                let why = format!("{error:#}");
-                if self.accounts.problems.insert(name.clone(), why.clone()).as_ref() != Some(&why) {
-                    let detail = error.source().map(|_| why).unwrap_or_default();
-                    self.accounts.events.add(Severity::Error, "account", format!("account {name}: {error}"), detail);
-                }
-            }
+            Ok(()) => drop(self.accounts.problems.remove(name)),
+            Err(error) => self.accounts.fail(name, &error),
         }
         Ok(())
     }
@@ -186,25 +201,25 @@ impl Work<'_> {
         if changed.is_empty() && !renewals.is_wanted(uid) {
             return Ok(());
         }
-        let held = runtime.block_on(renewals.hold(uid));
         if changed.is_empty() {
-            return runtime.block_on(held.renew());
+            return renewals.retry(uid)?.map_or(Ok(()), |why| Err(anyhow!(why)));
         }
         make_directory(&directory, uid)?;
-        if runtime.block_on(renew::is_awake(uid))? {
+        if runtime.block_on(successor::is_awake(uid))? {
             self.check(&directory, &files)?;
         }
-        held.want()?;
+        let wanted = renewals.want(uid)?;
         renewals.crash.pass("account-configuration: it is noted that it changes");
         for (name, content, _) in &changed {
             replace(&directory.join(name), content, uid)?;
         }
         self.wrote = true;
         self.accounts.renewals.crash.pass("account-configuration: it has changed");
+        wanted.begin();
         for (name, content, before) in changed {
             self.tell(&account.name, name, before.as_deref(), content);
         }
-        self.accounts.runtime.block_on(held.renew())
+        Ok(())
     }
 
     /// Tells that a file was rewritten; as drift where nothing was ordered.
@@ -250,11 +265,11 @@ impl Work<'_> {
         let directory = self.accounts.root.join(uid.to_string());
         if directory.exists() {
             let (runtime, renewals) = (&self.accounts.runtime, &self.accounts.renewals);
-            let held = runtime.block_on(renewals.hold(uid));
+            let leaving = runtime.block_on(renewals.leave(uid));
             runtime.block_on(service::end_account(uid))?;
             renewals.crash.pass("account-remove: nothing of it runs");
             atomic::remove(&directory)?;
-            held.forget()?;
+            leaving.gone()?;
         }
         Ok(())
     }

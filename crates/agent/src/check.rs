@@ -1,11 +1,14 @@
 //! The daemons' own checkers on a staged generation, and real requests on the live one.
 
+mod mail;
+
 use anyhow::Context;
 use phalanx_host::command::{self, CommandError};
 use phalanx_host::{atomic, facts, nft, service};
 use phalanx_model::{Account, Limits, Name, Uid};
 use phalanx_plan::account::httpd_conf;
 use phalanx_plan::guard_config::Verdict;
+use phalanx_plan::mail::router;
 use phalanx_plan::proxy_config::HEALTH_PATH;
 use phalanx_plan::steps::Proof;
 use phalanx_plan::steps::desired::{HTTPD_COMMON_FILE, TABLE_FILE};
@@ -39,7 +42,7 @@ pub enum Found {
 /// # Errors
 /// A checker could not be run, which says nothing about the files.
 pub async fn validate(directory: &Path) -> anyhow::Result<Found> {
-    for file in ["proxy.json", "balancer.json"] {
+    for file in ["proxy.json", "balancer.json", router::FILE] {
         let path = directory.join(file);
         if path.exists() {
             let args = ["--check", &path.to_string_lossy()];
@@ -57,6 +60,11 @@ pub async fn validate(directory: &Path) -> anyhow::Result<Found> {
     let common = directory.join(HTTPD_COMMON_FILE);
     if common.exists()
         && let Some(words) = check_httpd(&common).await?
+    {
+        return Ok(Found::Bad(words));
+    }
+    if directory.join(router::FILE).exists()
+        && let Some(words) = mail::check(directory).await?
     {
         return Ok(Found::Bad(words));
     }

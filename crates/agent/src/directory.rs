@@ -7,6 +7,7 @@
 
 use crate::accounts::{Accounts, Why};
 use crate::events::Events;
+use crate::mail::Mail;
 use crate::paths::Paths;
 use crate::renew::Renewals;
 use anyhow::{Context, anyhow};
@@ -14,6 +15,7 @@ use phalanx_host::directory::{ChangesRead, DirectoryError, Reader, Writer};
 use phalanx_model::{Name, Position};
 use phalanx_plan::session::{Batch, Snapshot};
 use phalanx_plan::spec::NodeSpec;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,7 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// Requests that wait.
 const QUEUE_LEN: usize = 1_024;
 /// Dirty accounts that are derived before the next request is looked at, and how long that may take: the account that is under way
-/// is finished, and reloading one that is awake takes some 50 ms.
+/// is finished, and checking the configuration of one that is awake takes some 50 ms.
 const DERIVED_AT_ONCE: usize = 100;
 const DERIVED_IN: Duration = Duration::from_millis(100);
 /// Accounts that are looked at each second in turns.
@@ -79,8 +81,9 @@ pub fn start(
         forgotten: Arc::default(),
         problems: problems.clone(),
     };
-    let accounts = Accounts::new(paths, Handle::current(), events, renewals);
-    let worker = Worker { writer, reader, queue, head, accounts, spec, problems, round: Round::default() };
+    let accounts = Accounts::new(paths, Handle::current(), events.clone(), renewals);
+    let mail = Mail::new(Path::new("/"), events);
+    let worker = Worker { writer, reader, queue, head, accounts, mail, spec, problems, round: Round::default() };
     std::thread::Builder::new()
         .name("directory".into())
         .spawn(move || worker.run())
@@ -154,6 +157,7 @@ struct Worker {
     queue: mpsc::Receiver<Request>,
     head: Arc<watch::Sender<Position>>,
     accounts: Accounts,
+    mail: Mail,
     spec: Option<NodeSpec>,
     problems: Arc<Mutex<Vec<String>>>,
     round: Round,
@@ -174,7 +178,12 @@ impl Worker {
                 Ok(_) => Duration::ZERO,
                 Err(error) => self.failed(&error),
             };
-            *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = self.accounts.problems(PROBLEMS_MAX);
+            if let Err(error) = self.accounts.take_failures(&self.reader) {
+                wait = self.failed(&error);
+            }
+            let mut problems = self.accounts.problems(PROBLEMS_MAX);
+            problems.extend(self.mail.problems(PROBLEMS_MAX - problems.len()));
+            *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = problems;
         }
     }
 
@@ -222,11 +231,12 @@ impl Worker {
         Ok(position)
     }
 
-    /// Derives what the last batches touched. Returns how many accounts that were.
+    /// Derives what the last batches touched. Returns how many rows of mail or accounts that were.
     fn derive(&mut self) -> anyhow::Result<usize> {
+        let of_mail = self.mail.derive(self.spec.as_ref(), &mut self.writer, &self.reader)?;
         let mut dirty = self.writer.dirty(DERIVED_AT_ONCE)?;
         if dirty.is_empty() {
-            return Ok(0);
+            return Ok(of_mail);
         }
         let (position, begun) = (self.writer.position()?, Instant::now());
         self.pass("before changed accounts are derived");
@@ -252,6 +262,7 @@ impl Worker {
                 return Ok(());
             }
             *next_at = Some(Instant::now() + ROUND_INTERVAL);
+            self.mail.look(self.spec.as_ref(), &mut self.writer, &self.reader)?;
         }
         let is_first = after.is_none();
         let page = self.reader.accounts(after.as_ref(), LOOKED_AT_ONCE)?;

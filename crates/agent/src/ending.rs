@@ -1,12 +1,13 @@
 //! The end of an account's former httpd, as soon as its last request is answered.
 //!
 //! An httpd that is told to end gracefully looks once a second whether its children have finished. Until it has seen that, its unit is not
-//! free for the next configuration, and the change after this one would wait for it. A signal wakes it up, and one that asks for the
+//! free for the next configurations. A signal wakes it up, and one that asks for the
 //! immediate end takes nothing from anybody when there is no child left. Who keeps this is nobody: if the agent ends, httpd looks by itself.
 //!
 //! The process is held (pidfd_open(2)) before it is looked at, so that its number can't pass to another one.
 
-use phalanx_host::service;
+use anyhow::Context;
+use phalanx_host::service::{self, Httpd};
 use phalanx_model::Uid;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -24,14 +25,38 @@ struct Held {
     handle: OwnedFd,
 }
 
-/// Tells one of an account's httpd units to end when its requests are answered, and does not wait for that.
+/// Tells httpds of an account to end when their requests are answered, and does not wait for that.
 ///
 /// # Errors
 /// systemd does not take the order.
-pub async fn end(uid: Uid, unit: &str) -> anyhow::Result<()> {
-    service::stop_unit(unit).await?;
-    if let Some(parent) = service::ending(unit).await?.and_then(|pid| hold(uid, pid)) {
+pub async fn end(uid: Uid, httpds: &[&Httpd]) -> anyhow::Result<()> {
+    // Held before the order: whether systemd has carried it out when it has taken it is not known.
+    let parents: Vec<Held> = httpds.iter().filter_map(|httpd| hold(uid, httpd.pid?)).collect();
+    let units: Vec<&str> = httpds.iter().map(|httpd| httpd.unit.as_str()).collect();
+    service::stop_units(&units).await?;
+    for parent in parents {
         tokio::spawn(hasten(parent));
+    }
+    Ok(())
+}
+
+/// Waits until an httpd that was told to end has done so, and ends it after `grace` at the latest.
+///
+/// # Errors
+/// It can't be ended.
+pub async fn insist(uid: Uid, httpd: &Httpd, grace: Duration) -> anyhow::Result<()> {
+    let Some(parent) = httpd.pid.and_then(|pid| hold(uid, pid)) else { return Ok(()) };
+    let begin = Instant::now();
+    // A signal of no effect tells whether there is still a process.
+    while pidfd_send_signal(&parent.handle, Signal::CONT).is_ok() {
+        if begin.elapsed() > grace {
+            tracing::warn!(%uid, unit = httpd.unit, "changes follow each other so fast that a former httpd is ended in its last answers");
+            return match pidfd_send_signal(&parent.handle, Signal::KILL) {
+                Ok(()) | Err(Errno::SRCH) => Ok(()),
+                Err(error) => Err(error).with_context(|| format!("{} can't be ended", httpd.unit)),
+            };
+        }
+        tokio::time::sleep(POLL).await;
     }
     Ok(())
 }

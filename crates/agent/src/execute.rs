@@ -8,9 +8,10 @@ use crate::keep;
 use crate::paths::Paths;
 use crate::renew::Renewals;
 use anyhow::Context;
-use phalanx_host::{address, atomic, exports, facts, generation, homes, mount, nft, service};
+use phalanx_host::{address, atomic, exports, facts, generation, homes, mount, nft, openers, service};
 use phalanx_model::Uid;
 use phalanx_plan::steps::generations::{digest, file_digests};
+use phalanx_plan::steps::units::Unit;
 use phalanx_plan::steps::{Marks, Plan, Step};
 use serde::Serialize;
 use std::path::Path;
@@ -134,7 +135,12 @@ impl Executor {
             Step::Reload { unit, .. } => service::reload(*unit).await?,
             Step::ReloadAccounts { .. } => self.reload_accounts().await?,
             Step::Verify { by, .. } => return check::prove(by).await,
-            Step::Stop { unit } => service::stop(*unit).await?,
+            Step::Stop { unit } => {
+                service::stop(*unit).await?;
+                if *unit == Unit::Mailboxes {
+                    openers::end_all()?;
+                }
+            }
             Step::EndAccounts => service::end_all_accounts().await?,
             Step::Unlink { at } => atomic::remove(Path::new(at))?,
             Step::Unexport => exports::apply().await?,
@@ -173,11 +179,7 @@ impl Executor {
             {
                 let renewals = self.renewals.clone();
                 running.spawn(async move {
-                    let held = renewals.hold(uid).await;
-                    held.want()?;
-                    if let Err(error) = held.renew().await {
-                        tracing::warn!(%uid, error = format!("{error:#}"), "an account has not read its files anew; it is tried again");
-                    }
+                    renewals.want(uid)?.begin().ended().await;
                     anyhow::Ok(())
                 });
             }

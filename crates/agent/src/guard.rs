@@ -6,10 +6,14 @@
 //! does never waits for it. Every verdict is a file ([`Verdict`]), replaced by rename; who reads it refuses one that is older than
 //! five seconds, so that a dead guard means no service.
 //!
+//! On a mail node it also keeps the look-up files open, since their readers need somebody who may write to do so.
+//!
 //! Deliberately absent: mounting, unmounting, and any consequence. The proxy's health page and the launcher read the verdicts.
 
+mod lookups;
 mod probe;
 
+use lookups::KeptLookups;
 pub use probe::{Probe, run as probe};
 
 use anyhow::Context;
@@ -38,19 +42,33 @@ const PROBE_MS_MAX: u64 = 2_000;
 /// # Errors
 /// The configuration can't be read at the start, or the verdicts' directory can't be made.
 pub async fn run(config: &Path) -> anyhow::Result<()> {
-    let mut watched = watch(&load(config)?, BTreeMap::new());
+    let first = load(config)?;
+    let mut lookups = first.keeps_mail_lookups.then(KeptLookups::default);
+    let mut watched = watch(&first, BTreeMap::new());
     std::fs::create_dir_all(VERDICTS).with_context(|| format!("making {VERDICTS}"))?;
     let (mut hang_up, mut terminate) = (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?);
     let mut tick = tokio::time::interval(PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Whoever starts after the guard finds them readable.
+    if let Some(lookups) = &mut lookups {
+        lookups.round();
+    }
     crate::notify::send("READY=1");
     loop {
         tokio::select! {
-            _ = tick.tick() => for share in watched.values_mut() {
-                share.round();
+            _ = tick.tick() => {
+                for share in watched.values_mut() {
+                    share.round();
+                }
+                if let Some(lookups) = &mut lookups {
+                    lookups.round();
+                }
             },
             _ = hang_up.recv() => match load(config) {
-                Ok(config) => watched = watch(&config, watched),
+                Ok(config) => {
+                    watched = watch(&config, watched);
+                    lookups = config.keeps_mail_lookups.then(|| lookups.take().unwrap_or_default());
+                }
                 Err(error) => tracing::error!("{error:#}; the former configuration stays in force"),
             },
             _ = terminate.recv() => return Ok(()),

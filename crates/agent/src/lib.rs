@@ -23,12 +23,14 @@ mod join;
 mod keep;
 mod link;
 mod load;
+mod mail;
 mod node;
 mod notify;
 mod observe;
 mod paths;
 mod reconcile;
 mod renew;
+mod successor;
 
 pub use join::{JoinOptions, join};
 pub use paths::ROOT;
@@ -55,7 +57,8 @@ pub struct RunOptions {
     /// Where the agent keeps its state: [`ROOT`] on a host.
     pub root: PathBuf,
     /// For tests of crashes: the process kills itself at the place with this number, counted from its start. Each step has two: before
-    /// it is begun, and after it was done but before that is noted. From 1,000 on: places in changes of the directory and in what is derived from it.
+    /// it is begun, and after it was done but before that is noted. From 1,000 on: places in changes of the directory and in what is derived from it; from
+    /// 2,000 on: places in renewals of accounts that are awake.
     pub stop_before: Option<u64>,
 }
 
@@ -102,6 +105,7 @@ async fn serve(identity: Identity, paths: Paths, stop_before: Option<u64>) -> an
     let adopted: Adopted = keep::load(&paths.agent("spec.json"))?.unwrap_or_default();
     let spec = adopted.spec.and_then(|spec| spec.nodes.get(&identity.server).cloned());
     let renewals = renew::Renewals::new(crash::CrashPoints::new(stop_before));
+    renewals.resume();
     let directory = directory::start(&paths, events.clone(), spec, renewals.clone())?;
     let (orders, order_queue) = mpsc::channel(ORDERS_MAX);
     let (upwards, upward_queue) = mpsc::channel(node::QUEUE_LEN);

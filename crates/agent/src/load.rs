@@ -93,8 +93,8 @@ pub async fn run(node: Arc<Node>, standing: watch::Receiver<Standing>, score_per
 /// Load alone is no news: it travels with the next report.
 fn is_same_but_load(a: &Report, b: &Report) -> bool {
     let states = |r: &Report| r.backends.iter().map(|b| (b.service, b.server.clone(), b.state)).collect::<Vec<_>>();
-    (a.spec, a.directory, a.generation, a.converged, a.in_service, &a.problems, &a.php)
-        == (b.spec, b.directory, b.generation, b.converged, b.in_service, &b.problems, &b.php)
+    (a.spec, a.directory, a.generation, a.converged, a.in_service, &a.problems, &a.php, &a.released)
+        == (b.spec, b.directory, b.generation, b.converged, b.in_service, &b.problems, &b.php, &b.released)
         && states(a) == states(b)
 }
 
@@ -116,7 +116,7 @@ impl Reporter {
         problems.append(&mut status.shortcomings());
         self.node.events.take_over(status.started_unix_ms, std::mem::take(&mut status.events));
         problems.append(&mut status.problems);
-        problems.extend(standing.problems);
+        problems.extend(standing.problems.iter().cloned());
         problems.extend(self.node.directory.problems());
         problems.dedup();
         problems.truncate(20);
@@ -134,6 +134,7 @@ impl Reporter {
             load,
             backends: status.backends,
             versions: self.versions.clone(),
+            released: standing.released,
             php: facts::php_versions()
                 .inspect_err(|error| tracing::warn!(%error, "versions of PHP can't be told"))
                 .ok(),
@@ -151,7 +152,7 @@ impl Reporter {
                 None => (false, vec!["out of service: the cluster has no share".to_owned()]),
             },
             Some(Work::Balancer(_)) => (status.is_some(), vec![]),
-            Some(Work::Nas(_) | Work::Mail) => (self.standing.borrow().converged, vec![]),
+            Some(Work::Nas(_) | Work::Mail(_)) => (self.standing.borrow().converged, vec![]),
             None => (false, vec![]),
         }
     }

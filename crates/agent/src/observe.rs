@@ -4,7 +4,7 @@
 
 use crate::paths::Paths;
 use anyhow::Context;
-use phalanx_host::{address, facts, generation, homes, mount, nft, service};
+use phalanx_host::{address, facts, generation, homes, mount, nft, openers, service};
 use phalanx_model::Name;
 use phalanx_plan::spec::KeptShare;
 use phalanx_plan::steps::observed::SeenShare;
@@ -48,6 +48,7 @@ impl Observer {
             units: service::observe().await.context("units can't be looked at")?,
             accounts_awake: u32::try_from(service::accounts_awake().await?.len()).unwrap_or(u32::MAX),
             table: nft::observe().await.context("nftables can't be looked at")?,
+            mailbox_openers: u32::try_from(openers::all()?.len()).unwrap_or(u32::MAX),
             translates: nft::has_balancer_table().await.context("nftables can't be looked at")?,
         })
     }

@@ -9,6 +9,8 @@ use crate::keep;
 use crate::node::{Node, Order};
 use crate::observe::Observer;
 use crate::renew::Renewals;
+use phalanx_model::{Position, Right};
+use phalanx_plan::mail::released;
 use phalanx_plan::report::Severity;
 use phalanx_plan::session::Command;
 use phalanx_plan::steps::marks::Pin;
@@ -41,6 +43,8 @@ pub struct Standing {
     pub problems: Vec<String>,
     /// Accounts awake.
     pub accounts_awake: u32,
+    /// What this node shall not do and was seen not to be doing: under which spec.
+    pub released: BTreeMap<Right, Position>,
 }
 
 /// The loop's own state.
@@ -119,16 +123,23 @@ impl Reconciler {
 
     /// One round. Returns whether another one should follow at once.
     async fn round(&mut self) -> anyhow::Result<bool> {
-        if !self.node.adopted.borrow().known {
+        let (position, is_known) = {
+            let adopted = self.node.adopted.borrow();
+            (adopted.position, adopted.known)
+        };
+        if !is_known {
             return Ok(false);
         }
-        let desired = Desired::of(self.node.spec().as_ref());
+        // A spec that comes between the two lines is newer than the position: what is seen under it then counts for the older one.
+        let spec = self.node.spec();
+        let desired = Desired::of(spec.as_ref());
         let observed = self.observer.observe(&desired, &self.node.paths).await?;
+        let released = released(spec.as_ref(), &observed).into_iter().map(|right| (right, position)).collect();
         let plan = plan(&desired, &observed, &self.marks);
         self.tell_drift(&plan.drift);
         if plan.steps.is_empty() {
             self.failures = 0;
-            self.stand(&observed, observed.live, plan.waiting.clone());
+            self.stand(&observed, observed.live, plan.waiting.clone(), released);
             if plan.converged() && !self.marks.is_settled(&desired, &observed.boot_id) {
                 self.marks.settle(&desired, &observed);
                 self.store_marks()?;
@@ -141,17 +152,24 @@ impl Reconciler {
         let problems: Vec<String> = outcome.problems.iter().chain(&plan.waiting).cloned().collect();
         let is_whole = problems.is_empty();
         self.failures = if is_whole || outcome.refused { 0 } else { self.failures + 1 };
-        self.stand(&observed, switched_to(&plan).or(observed.live), problems);
+        self.stand(&observed, switched_to(&plan).or(observed.live), problems, released);
         Ok(is_whole || outcome.refused)
     }
 
-    fn stand(&self, observed: &Observed, live: Option<u64>, mut problems: Vec<String>) {
+    fn stand(
+        &self,
+        observed: &Observed,
+        live: Option<u64>,
+        mut problems: Vec<String>,
+        released: BTreeMap<Right, Position>,
+    ) {
         problems.truncate(PROBLEMS_MAX);
         let now = Standing {
             generation: live.unwrap_or(0),
             converged: problems.is_empty(),
             problems,
             accounts_awake: observed.accounts_awake,
+            released,
         };
         self.standing.send_if_modified(|standing| {
             let is_new = *standing != now;

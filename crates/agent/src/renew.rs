@@ -1,67 +1,115 @@
-//! A new configuration for an account that is awake, without a moment in which nobody answers.
+//! Who has to read a new configuration, and who is at it.
 //!
-//! httpd's own graceful restart starts its new child only at its parent's next look, once a second; with one child, as accounts have,
-//! requests wait that long. So a second httpd is started at the same address (SO_REUSEPORT, which the kernel grants to the same
-//! uid only), and the first one ends, gracefully, when the second listens. One that does not come up is taken back: the account goes on
-//! with what it has.
+//! Each account that is renewed has a task of its own, so that nobody waits for another account's httpd, and whoever changes files does
+//! not wait at all. Changes that come while a renewal waits for its turn are one renewal; those that come while it runs are one more.
+//! The removal of an account does not wait for its renewal but cuts it off. How one httpd takes another's place is in [`successor`].
 //!
 //! That an account has to read its files anew is noted in `/run` before they change, and struck out when it has. So neither a crash at any
-//! point nor a failure leaves an account with what is no longer in force: the next look at it finds the note. A machine that starts
-//! anew has no notes, and nobody who is awake.
+//! point nor a failure leaves an account with what is no longer in force: the agent begins with the notes that were left, and what failed is
+//! tried again by whoever looks at the accounts in turns. A machine that starts anew has no notes, and nobody who is awake.
 
 use crate::crash::CrashPoints;
-use crate::ending;
-use crate::launcher::listeners;
-use anyhow::{Context, ensure};
+use crate::successor;
+use anyhow::Context;
 use phalanx_host::atomic::failed;
-use phalanx_host::service;
 use phalanx_model::Uid;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-use tokio::sync::OwnedMutexGuard;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
 
 /// Where the notes are, a file for each account.
 const NOTES: &str = "/run/phalanx/renew";
-/// An httpd that does not listen within this time will not.
-const LISTEN_LIMIT: Duration = Duration::from_secs(5);
-const POLL: Duration = Duration::from_millis(5);
-/// Where each account has a directory that was awake since the machine started: the launcher makes it before it starts an httpd.
-const WOKEN: &str = "/run/phalanx/account";
+/// Accounts that are renewed at the same time: more than are when all of them are, so that a change of one need not wait for that.
+const AT_ONCE: usize = 16;
 
 /// What has to be renewed, and who is at it. Its clones are one.
 #[derive(Debug, Clone)]
 pub struct Renewals {
     notes: PathBuf,
-    locks: Arc<Mutex<BTreeMap<Uid, Arc<tokio::sync::Mutex<()>>>>>,
+    runtime: Handle,
+    slots: Arc<Semaphore>,
+    accounts: Arc<Mutex<BTreeMap<Uid, Entry>>>,
     /// Where the agent ends itself, for tests.
     pub crash: CrashPoints,
 }
 
-/// One account, which nobody else renews and whose files nobody else changes meanwhile.
+/// One account. There is none where nothing is wanted.
+#[derive(Debug, Default)]
+struct Entry {
+    /// How often its files have changed.
+    changes: u64,
+    /// How many are changing its files now: as long as there are any, the note stays.
+    changing: u32,
+    /// Who removes it: nobody renews it any more.
+    is_leaving: bool,
+    task: Option<Task>,
+    failure: Option<String>,
+}
+
 #[derive(Debug)]
-pub struct Held {
+struct Task {
+    abort: AbortHandle,
+    ended: Renewal,
+}
+
+/// A renewal that is under way.
+#[derive(Debug, Clone)]
+pub struct Renewal(watch::Receiver<()>);
+
+/// An account whose files are being changed. If this is dropped, the note stays.
+#[derive(Debug)]
+pub struct Wanted {
     uid: Uid,
-    note: PathBuf,
-    crash: CrashPoints,
-    _lock: OwnedMutexGuard<()>,
+    renewals: Renewals,
+    is_begun: bool,
+}
+
+/// An account that is being removed.
+#[derive(Debug)]
+pub struct Leaving {
+    uid: Uid,
+    renewals: Renewals,
 }
 
 impl Renewals {
-    /// With the notes that were left.
+    /// Without the notes that were left: see [`Renewals::resume`]. To be called where a runtime is.
     pub fn new(crash: CrashPoints) -> Self {
-        Self { notes: NOTES.into(), locks: Arc::default(), crash }
+        let (slots, accounts) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::default());
+        Self { notes: NOTES.into(), runtime: Handle::current(), slots, accounts, crash }
     }
 
-    /// Takes hold of an account, when nobody else does.
-    pub async fn hold(&self, uid: Uid) -> Held {
-        let lock = {
-            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-            locks.entry(uid).or_default().clone()
+    /// Begins what was left by an agent that ended before it was done. What can't be begun is found by whoever looks at the accounts in turns.
+    pub fn resume(&self) {
+        let uid = |name: std::ffi::OsString| Uid::try_from(name.to_str()?.parse::<u32>().ok()?).ok();
+        let left: Vec<Uid> = match std::fs::read_dir(&self.notes) {
+            Ok(entries) => entries.filter_map(|entry| uid(entry.ok()?.file_name())).collect(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            Err(error) => return tracing::warn!(%error, "the notes of who has to read files anew can't be listed"),
         };
-        Held { uid, note: self.note(uid), crash: self.crash.clone(), _lock: lock.lock_owned().await }
+        for uid in left {
+            match self.want(uid) {
+                Ok(wanted) => drop(wanted.begin()),
+                Err(error) => {
+                    tracing::warn!(%uid, error = format!("{error:#}"), "it can't begin to read its files anew")
+                }
+            }
+        }
+    }
+
+    /// Notes that the account has to read its files anew. To be done before they change.
+    ///
+    /// # Errors
+    /// The note can't be written.
+    pub fn want(&self, uid: Uid) -> anyhow::Result<Wanted> {
+        let mut accounts = self.lock();
+        std::fs::create_dir_all(&self.notes).map_err(failed(&self.notes, "making the directory"))?;
+        let note = self.note(uid);
+        std::fs::write(&note, b"").map_err(failed(&note, "writing"))?;
+        accounts.entry(uid).or_default().changing += 1;
+        Ok(Wanted { uid, renewals: self.clone(), is_begun: false })
     }
 
     /// Whether an account has to read its files anew.
@@ -69,144 +117,182 @@ impl Renewals {
         self.note(uid).exists()
     }
 
-    fn note(&self, uid: Uid) -> PathBuf {
-        self.notes.join(uid.to_string())
-    }
-}
-
-impl Held {
-    /// Notes that the account has to read its files anew. To be done before they change.
+    /// Begins again where a note was left and nobody is at it. Returns why it was left, in words for a person, if that is known.
     ///
     /// # Errors
     /// The note can't be written.
-    pub fn want(&self) -> anyhow::Result<()> {
-        let directory = self.note.parent().unwrap_or(Path::new(NOTES));
-        std::fs::create_dir_all(directory).map_err(failed(directory, "making the directory"))?;
-        Ok(std::fs::write(&self.note, b"").map_err(failed(&self.note, "writing"))?)
+    pub fn retry(&self, uid: Uid) -> anyhow::Result<Option<String>> {
+        let (failure, is_under_way) = match self.lock().get(&uid) {
+            Some(entry) => (entry.failure.clone(), entry.is_under_way()),
+            None => (None, false),
+        };
+        if !is_under_way {
+            drop(self.want(uid)?.begin());
+        }
+        Ok(failure)
+    }
+
+    /// The accounts whose last renewal failed, and why. Those that are at another one are not told of.
+    pub fn failures(&self) -> Vec<(Uid, String)> {
+        let failed =
+            |(uid, entry): (&Uid, &Entry)| Some((*uid, entry.failure.clone()?)).filter(|_| !entry.is_under_way());
+        self.lock().iter().filter_map(failed).collect()
+    }
+
+    /// Cuts an account's renewal off, and lets none begin until what this returns is gone.
+    pub async fn leave(&self, uid: Uid) -> Leaving {
+        let task = {
+            let mut accounts = self.lock();
+            let entry = accounts.entry(uid).or_default();
+            entry.is_leaving = true;
+            entry.task.take()
+        };
+        if let Some(Task { abort, ended }) = task {
+            abort.abort();
+            ended.ended().await;
+        }
+        Leaving { uid, renewals: self.clone() }
+    }
+
+    /// Has an account's task begin, or go on.
+    fn begin(&self, uid: Uid, entry: &mut Entry) -> Renewal {
+        entry.changes += 1;
+        if let Some(Task { ended, .. }) = entry.task.as_ref().filter(|task| task.ended.is_under_way()) {
+            return ended.clone();
+        }
+        let (alive, ended) = watch::channel(());
+        let ended = Renewal(ended);
+        if !entry.is_leaving {
+            let task = self.runtime.spawn(run(self.clone(), uid, alive));
+            entry.task = Some(Task { abort: task.abort_handle(), ended: ended.clone() });
+        }
+        ended
+    }
+
+    /// How often the account's files have changed.
+    fn changes(&self, uid: Uid) -> u64 {
+        self.lock().get(&uid).map_or(0, |entry| entry.changes)
+    }
+
+    /// Takes in how a renewal ended that began after so many changes. Says whether there is no reason for another one.
+    fn settle(&self, uid: Uid, changes: u64, result: anyhow::Result<()>) -> bool {
+        let mut accounts = self.lock();
+        let Some(entry) = accounts.get_mut(&uid) else { return true };
+        let is_whole = entry.changes == changes;
+        let result = if is_whole && entry.changing == 0 { result.and_then(|()| self.forget(uid)) } else { result };
+        entry.failure = result.err().map(|error| {
+            tracing::warn!(%uid, error = format!("{error:#}"), "the account has not read its files anew; it is tried again");
+            format!("{error:#}")
+        });
+        if is_whole {
+            entry.task = None;
+            if entry.is_idle() {
+                accounts.remove(&uid);
+            }
+        }
+        is_whole
     }
 
     /// Strikes the note out.
+    fn forget(&self, uid: Uid) -> anyhow::Result<()> {
+        let note = self.note(uid);
+        match std::fs::remove_file(&note) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => Ok(removed.map_err(failed(&note, "removing"))?),
+        }
+    }
+
+    fn note(&self, uid: Uid) -> PathBuf {
+        self.notes.join(uid.to_string())
+    }
+
+    /// Nothing that is done under the lock leaves an entry half-way.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Uid, Entry>> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn is_under_way(&self) -> bool {
+        self.task.as_ref().is_some_and(|task| task.ended.is_under_way())
+    }
+
+    /// Whether there is nothing to remember.
+    fn is_idle(&self) -> bool {
+        let Self { changes: _, changing, is_leaving, task, failure } = self;
+        *changing == 0 && !is_leaving && task.is_none() && failure.is_none()
+    }
+}
+
+impl Renewal {
+    /// Waits until it has ended, one way or another.
+    pub async fn ended(mut self) {
+        while self.0.changed().await.is_ok() {}
+    }
+
+    fn is_under_way(&self) -> bool {
+        // Who sends is the task: it is gone with it, also if it was cut off.
+        self.0.has_changed().is_ok()
+    }
+}
+
+impl Wanted {
+    /// The files have changed: has the account take them, if it is awake. The other accounts are not touched.
+    pub fn begin(mut self) -> Renewal {
+        let renewals = self.renewals.clone();
+        let mut accounts = renewals.lock();
+        let entry = accounts.entry(self.uid).or_default();
+        // At once: a renewal that ends in between would strike out a note that is still wanted, or leave one that nobody sees to.
+        self.is_begun = true;
+        entry.changing = entry.changing.saturating_sub(1);
+        renewals.begin(self.uid, entry)
+    }
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        if self.is_begun {
+            return;
+        }
+        let mut accounts = self.renewals.lock();
+        let Some(entry) = accounts.get_mut(&self.uid) else { return };
+        entry.changing = entry.changing.saturating_sub(1);
+        if entry.is_idle() {
+            accounts.remove(&self.uid);
+        }
+    }
+}
+
+impl Leaving {
+    /// The account is gone, and so is what it had to read.
     ///
     /// # Errors
     /// The note can't be removed.
-    pub fn forget(&self) -> anyhow::Result<()> {
-        match std::fs::remove_file(&self.note) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            removed => Ok(removed.map_err(failed(&self.note, "removing"))?),
-        }
+    pub fn gone(self) -> anyhow::Result<()> {
+        self.renewals.forget(self.uid)
     }
+}
 
-    /// Has the account's httpd and PHP take their files anew, if they run. The other accounts are not touched.
-    ///
-    /// # Errors
-    /// The new httpd did not come up; the old one serves on, and the note stays.
-    pub async fn renew(&self) -> anyhow::Result<()> {
-        let uid = self.uid;
-        let [main, other] = service::httpd_units(uid);
-        let (old, new) = match httpds(uid).await? {
-            [false, false] => return self.forget(),
-            [false, true] => (other, main),
-            [true, false] => (main, other),
-            [true, true] => {
-                // Left by a renewal that was cut off. Which of them has read what is not known.
-                service::stop_unit(&other).await?;
-                gone(uid).await?;
-                (main, other)
-            }
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.renewals.lock().remove(&self.uid);
+    }
+}
+
+/// Renews an account until all changes are in force, or it has failed. Holds `_alive` as long as it is at it.
+async fn run(renewals: Renewals, uid: Uid, _alive: watch::Sender<()>) {
+    loop {
+        let turn = renewals.slots.acquire().await;
+        let changes = renewals.changes(uid);
+        let result = match turn {
+            Ok(_turn) => successor::renew(uid, &renewals.crash).await,
+            Err(closed) => Err(closed).context("nobody is renewed any more"),
         };
-        if let Err(error) = come_up(uid, &new).await {
-            service::stop_unit(&new).await?;
-            return Err(error.context("the httpd with the new configuration did not come up; the former one serves on"));
+        if renewals.settle(uid, changes, result) {
+            return;
         }
-        self.crash.pass("account-renew: both httpds run");
-        ending::end(uid, &old).await?;
-        self.crash.pass("account-renew: the former httpd was told to end");
-        service::reload_php(uid).await?;
-        self.crash.pass("account-renew: all was done, but that is not noted");
-        self.forget()
     }
-}
-
-/// Whether an account's httpd runs, or is being started.
-///
-/// # Errors
-/// systemd does not answer.
-pub async fn is_awake(uid: Uid) -> anyhow::Result<bool> {
-    Ok(httpds(uid).await?.contains(&true))
-}
-
-/// Which of its two httpds run. For most accounts that is known without asking systemd, which takes milliseconds.
-async fn httpds(uid: Uid) -> anyhow::Result<[bool; 2]> {
-    if Path::new(WOKEN).join(uid.to_string()).exists() {
-        return Ok(service::httpds_active(uid).await?);
-    }
-    Ok([false, false])
-}
-
-/// Starts a second httpd and waits until it listens beside the first.
-async fn come_up(uid: Uid, unit: &str) -> anyhow::Result<()> {
-    service::start_unit(unit).await?;
-    let listens = until(uid, |listening| listening >= 2).await?;
-    ensure!(listens, "{unit} does not listen; see its journal and logs/error.log in the home");
-    Ok(())
-}
-
-/// Waits until one httpd of two no longer listens.
-async fn gone(uid: Uid) -> anyhow::Result<()> {
-    let is_gone = until(uid, |listening| listening < 2).await?;
-    ensure!(is_gone, "the second httpd of account {uid} does not end");
-    Ok(())
-}
-
-async fn until(uid: Uid, is_so: impl Fn(usize) -> bool) -> anyhow::Result<bool> {
-    let begin = Instant::now();
-    while begin.elapsed() < LISTEN_LIMIT {
-        if is_so(listening(uid).await?) {
-            return Ok(true);
-        }
-        tokio::time::sleep(POLL).await;
-    }
-    Ok(false)
-}
-
-/// How many sockets of the account listen at its address.
-async fn listening(uid: Uid) -> anyhow::Result<usize> {
-    let found = tokio::task::spawn_blocking(move || listeners::of(uid.loopback())).await;
-    let found = found.context("the look at listening sockets ended")??;
-    Ok(found.iter().filter(|listener| listener.is_exact && listener.uid == uid.get()).count())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn renewals(notes: &Path) -> Renewals {
-        Renewals { notes: notes.join("renew"), ..Renewals::new(CrashPoints::default()) }
-    }
-
-    #[tokio::test]
-    async fn a_note_outlives_who_made_it() {
-        let place = tempfile::tempdir().expect("a directory");
-        let held = renewals(place.path()).hold(Uid::FIRST).await;
-        assert!(!renewals(place.path()).is_wanted(Uid::FIRST));
-        held.want().expect("noted");
-        held.want().expect("noted twice");
-        assert!(renewals(place.path()).is_wanted(Uid::FIRST) && !renewals(place.path()).is_wanted(Uid::LAST));
-        held.forget().expect("struck out");
-        held.forget().expect("nothing is there");
-        assert!(!renewals(place.path()).is_wanted(Uid::FIRST));
-    }
-
-    #[tokio::test]
-    async fn one_account_is_held_once_and_another_beside_it() {
-        let place = tempfile::tempdir().expect("a directory");
-        let renewals = renewals(place.path());
-        let first = renewals.hold(Uid::FIRST).await;
-        let _other = renewals.hold(Uid::LAST).await;
-        let again = renewals.clone();
-        let mut waiting = tokio::spawn(async move { again.hold(Uid::FIRST).await });
-        assert!(tokio::time::timeout(Duration::from_millis(20), &mut waiting).await.is_err(), "held twice");
-        drop(first);
-        waiting.await.expect("held now");
-    }
-}
+mod tests;

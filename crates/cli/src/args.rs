@@ -3,10 +3,13 @@
 use crate::client::PANEL_DEFAULT;
 use crate::commands::account::AccountCommand;
 use crate::commands::address::AddressCommand;
+use crate::commands::alias::AliasCommand;
 use crate::commands::cluster::ClusterCommand;
 use crate::commands::daemons::{AgentCommand, GuardArgs, LauncherArgs, PanelCommand};
 use crate::commands::journal::{AuditArgs, EventsArgs};
 use crate::commands::logical_server::LogicalServerCommand;
+use crate::commands::mail_domain::MailDomainCommand;
+use crate::commands::mailbox::MailboxCommand;
 use crate::commands::server::ServerCommand;
 use crate::commands::share::ShareCommand;
 use crate::commands::site::SiteCommand;
@@ -90,6 +93,15 @@ pub enum Command {
     /// Web sites of accounts
     #[command(subcommand)]
     Site(SiteCommand),
+    /// Domains that mail is taken for, and what belongs into the DNS for them
+    #[command(subcommand)]
+    MailDomain(MailDomainCommand),
+    /// Mailboxes of mail domains
+    #[command(subcommand)]
+    Mailbox(MailboxCommand),
+    /// Addresses whose mail goes elsewhere
+    #[command(subcommand)]
+    Alias(AliasCommand),
     /// Tokens for the API
     #[command(subcommand)]
     Token(TokenCommand),

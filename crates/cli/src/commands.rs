@@ -3,10 +3,13 @@
 
 pub mod account;
 pub mod address;
+pub mod alias;
 pub mod cluster;
 pub mod daemons;
 pub mod journal;
 pub mod logical_server;
+pub mod mail_domain;
+pub mod mailbox;
 pub mod resource;
 pub mod server;
 pub mod share;

@@ -113,6 +113,9 @@ impl Problem {
             _ if theirs.is_some_and(|hint| hint.contains("?sites=true")) => {
                 "remove its sites first, or repeat it with --with-sites"
             }
+            _ if theirs.is_some_and(|hint| hint.contains("?mailboxes=true")) => {
+                "remove these first, or repeat it with --with-mailboxes"
+            }
             _ => return theirs.map(str::to_owned),
         };
         Some(ours.to_owned())
@@ -133,7 +136,9 @@ fn list_command(hint: &str) -> Option<String> {
     let (_, plural) = hint.split_once("GET /api/v1/")?;
     let noun = match plural {
         "addresses" => "address",
-        "servers" | "clusters" | "shares" | "logical-servers" | "accounts" | "sites" | "tokens" => {
+        "mailboxes" => "mailbox",
+        "aliases" => "alias",
+        "servers" | "clusters" | "shares" | "logical-servers" | "accounts" | "sites" | "tokens" | "mail-domains" => {
             plural.trim_end_matches('s')
         }
         _ => return None,
@@ -230,11 +235,21 @@ mod tests {
         let hint = |status, body| Problem::from_answer(status, body).hint();
         let unknown = r#"{"detail":"there is no address x","hint":"list what exists: GET /api/v1/addresses"}"#;
         assert_eq!(hint(404, unknown).as_deref(), Some("`phalanx address list` shows what there is"));
+        for (path, noun) in [("mail-domains", "mail-domain"), ("mailboxes", "mailbox"), ("aliases", "alias")] {
+            let unknown = unknown.replace("addresses", path);
+            assert_eq!(
+                Problem::from_answer(404, &unknown).hint(),
+                Some(format!("`phalanx {noun} list` shows what there is"))
+            );
+        }
         let last = r#"{"detail":"x","rule":"last-node-stays","hint":"say it twice: anyway"}"#;
         assert!(hint(409, last).is_some_and(|hint| hint.contains("--anyway")));
         let sites =
             r#"{"detail":"x","rule":"in-use-is-not-removed","hint":"remove them first, or with it: ?sites=true"}"#;
         assert!(hint(409, sites).is_some_and(|hint| hint.contains("--with-sites")));
+        let mail =
+            r#"{"detail":"x","rule":"in-use-is-not-removed","hint":"remove these first, or with it: ?mailboxes=true"}"#;
+        assert!(hint(409, mail).is_some_and(|hint| hint.contains("--with-mailboxes")));
         assert_eq!(hint(409, r#"{"hint":"as it is"}"#).as_deref(), Some("as it is"));
     }
 

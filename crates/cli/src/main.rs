@@ -11,6 +11,7 @@ mod args;
 mod client;
 mod commands;
 mod failure;
+mod password;
 mod render;
 mod session;
 mod sse;
@@ -83,6 +84,9 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::LogicalServer(command) => commands::logical_server::run(command, &session()?),
         Command::Account(command) => commands::account::run(command, &session()?),
         Command::Site(command) => commands::site::run(command, &session()?),
+        Command::MailDomain(command) => commands::mail_domain::run(command, &session()?),
+        Command::Mailbox(command) => commands::mailbox::run(command, &session()?),
+        Command::Alias(command) => commands::alias::run(command, &session()?),
         Command::Token(command) => commands::token::run(command, &session()?),
         Command::Audit(args) => commands::journal::audit(args, &session()?),
         Command::Completions { shell } => completions(shell),

@@ -6,3 +6,4 @@ pub mod status;
 pub mod style;
 pub mod table;
 pub mod text;
+pub mod zone;

@@ -27,52 +27,55 @@ fn the_first_help_shows_the_way() {
     check_help(
         &[],
         expect![[r#"
-        A group of Linux machines that behaves as one web or mail hosting server
+            A group of Linux machines that behaves as one web or mail hosting server
 
-        Usage: phalanx [OPTIONS] <COMMAND>
+            Usage: phalanx [OPTIONS] <COMMAND>
 
-        Commands:
-          status          Everything at a glance: balancers, nodes, shares and what is wrong
-          events          What happened on the nodes
-          server          Physical servers: the machines that run the agent
-          cluster         Clusters: a master and its slaves that behave as one server
-          share           Shares: the storage that all nodes of a cluster mount
-          address         External addresses, and who takes and serves them
-          logical-server  Logical servers: the services that customers are placed on
-          account         Accounts: customers' spaces with uid and limits
-          site            Web sites of accounts
-          token           Tokens for the API
-          audit           Who changed what, and when
-          completions     Print a completion script for a shell
-          help            Print this message or the help of the given subcommand(s)
+            Commands:
+              status          Everything at a glance: balancers, nodes, shares and what is wrong
+              events          What happened on the nodes
+              server          Physical servers: the machines that run the agent
+              cluster         Clusters: a master and its slaves that behave as one server
+              share           Shares: the storage that all nodes of a cluster mount
+              address         External addresses, and who takes and serves them
+              logical-server  Logical servers: the services that customers are placed on
+              account         Accounts: customers' spaces with uid and limits
+              site            Web sites of accounts
+              mail-domain     Domains that mail is taken for, and what belongs into the DNS for them
+              mailbox         Mailboxes of mail domains
+              alias           Addresses whose mail goes elsewhere
+              token           Tokens for the API
+              audit           Who changed what, and when
+              completions     Print a completion script for a shell
+              help            Print this message or the help of the given subcommand(s)
 
-        Options:
-          -h, --help     Print help
-          -V, --version  Print version
+            Options:
+              -h, --help     Print help
+              -V, --version  Print version
 
-        Global options:
-              --panel <URL>        The panel's address [env: PHALANX_PANEL] [default: http://127.0.0.1:8080]
-              --token-file <FILE>  Read the API token from this file
-              --json               Print the API's JSON
+            Global options:
+                  --panel <URL>        The panel's address [env: PHALANX_PANEL] [default: http://127.0.0.1:8080]
+                  --token-file <FILE>  Read the API token from this file
+                  --json               Print the API's JSON
 
-        The way to a first site:
-          phalanx server add web1 --kind web --address 10.9.0.11/24
-          phalanx share add content --kind local --path /srv/content
-          phalanx cluster add web --kind web --master web1 --share content
-          phalanx server token web1                 prints the command to run on web1
-          phalanx logical-server add www --server web1
-          phalanx account add alice --logical-server www
-          phalanx site add www.example.org --account alice
-          phalanx status
+            The way to a first site:
+              phalanx server add web1 --kind web --address 10.9.0.11/24
+              phalanx share add content --kind local --path /srv/content
+              phalanx cluster add web --kind web --master web1 --share content
+              phalanx server token web1                 prints the command to run on web1
+              phalanx logical-server add www --server web1
+              phalanx account add alice --logical-server www
+              phalanx site add www.example.org --account alice
+              phalanx status
 
-        Daemons, which systemd starts (each has --help):
-          phalanx panel init | run                  the control panel
-          phalanx agent join | run                  the agent on each machine
-          phalanx launcher, phalanx guard           an agent's helpers on web nodes
+            Daemons, which systemd starts (each has --help):
+              phalanx panel init | run                  the control panel
+              phalanx agent join | run                  the agent on each machine
+              phalanx launcher, phalanx guard           an agent's helpers on web nodes
 
-        The API token is read from --token-file, else PHALANX_TOKEN, else /var/lib/phalanx/panel/admin.token.
-        Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the panel is out of reach.
-    "#]],
+            The API token is read from --token-file, else PHALANX_TOKEN, else /var/lib/phalanx/panel/admin.token.
+            Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the panel is out of reach.
+        "#]],
     );
 }
 
@@ -89,13 +92,15 @@ fn nouns_have_verbs() {
               add           Make a cluster of one: its master
               list          List the clusters
               show          Show one in full
-              change        Change a cluster's share or httpd directives
+              change        Change a cluster's share, httpd directives or mail name
               remove        Dissolve a cluster that has no slaves
               add-slave     Make a server a slave of a cluster
               remove-slave  Take a slave out of its cluster, after it was drained
               drain         Give a node no new connections; those it has go on
               undrain       Give a drained node new connections again; one that is leaving stays
               weight        Set a node's part of the traffic relative to the other nodes
+              move-grant    Let a right that one node alone has go to another node, as soon as its holder is at an end
+                            with it
               help          Print this message or the help of the given subcommand(s)
 
             Options:

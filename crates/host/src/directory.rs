@@ -1,4 +1,4 @@
-//! The directory on a node: accounts and sites in a local SQLite file that daemons read while the agent writes.
+//! The directory on a node: accounts and sites, and mail, in a local SQLite file that daemons read while the agent writes.
 //!
 //! Invariants: a batch and the position that it leads to are committed together; a snapshot replaces everything in one
 //! transaction, so that a reader sees the old whole or the new whole; what changed is marked dirty in the same transaction, so that
@@ -9,9 +9,11 @@
 //!
 //! Deliberately absent: what the rows mean. This module finds and keeps them.
 
+mod mail;
 mod reader;
 mod writer;
 
+pub use mail::MailDirty;
 pub use reader::{HostEntry, Reader};
 pub use writer::{ChangesRead, Dirty, SnapshotReader, Writer};
 

@@ -1,6 +1,7 @@
 //! Generations of a node's configuration files on disk.
 //!
-//! `generations/N/` holds the files of generation N and their manifest; it appears whole, by one rename, and is never written again.
+//! `generations/N/` holds the files of generation N, some in directories, and their manifest; it appears whole, by one rename, and is never
+//! written again. A file whose name begins with `secret-` can be read by root alone.
 //! `live` is a symbolic link to one of them, replaced by one rename.
 
 use crate::atomic::{self, Access, FileError, failed};
@@ -61,7 +62,8 @@ impl Store {
             let entry = entry.map_err(failed(&directory, "listing"))?;
             let Some(generation) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             let Some(manifest) = read_manifest(&entry.path())? else { continue };
-            let files = read_files(&entry.path())?;
+            let mut files = Files::new();
+            read_files(&entry.path(), "", &mut files)?;
             let intact = file_digests(&files) == manifest;
             if live == Some(generation) {
                 seen.live_files = files;
@@ -80,7 +82,12 @@ impl Store {
         atomic::remove(&staging)?;
         fs::create_dir_all(&staging).map_err(failed(&staging, "making the directory"))?;
         for (name, content) in files {
-            atomic::write(&staging.join(name), content.as_bytes(), Access::PUBLIC)?;
+            let path = staging.join(name);
+            let directory = path.parent().unwrap_or(&staging);
+            fs::create_dir_all(directory).map_err(failed(directory, "making the directory"))?;
+            let is_secret = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"secret-"));
+            let access = if is_secret { Access::SECRET } else { Access::PUBLIC };
+            atomic::write(&path, content.as_bytes(), access)?;
         }
         let manifest = serde_json::to_vec_pretty(&file_digests(files)).expect("a map of texts is JSON");
         atomic::write(&staging.join(MANIFEST), &manifest, Access::PUBLIC)?;
@@ -121,13 +128,20 @@ fn read_manifest(directory: &Path) -> Result<Option<FileDigests>, FileError> {
     Ok(serde_json::from_slice(&bytes).ok())
 }
 
-fn read_files(directory: &Path) -> Result<Files, FileError> {
-    let mut files = Files::new();
+/// The most directories within each other: what is deeper was put there by hand.
+const DEPTH_MAX: usize = 3;
+
+/// Reads all files of `directory`, under names that begin with `prefix`.
+fn read_files(directory: &Path, prefix: &str, files: &mut Files) -> Result<(), FileError> {
     for entry in fs::read_dir(directory).map_err(failed(directory, "listing"))? {
         let entry = entry.map_err(failed(directory, "listing"))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
         let metadata = entry.metadata().map_err(failed(&entry.path(), "looking at it"))?;
         if name == MANIFEST {
+            continue;
+        }
+        if metadata.is_dir() && name.split('/').count() < DEPTH_MAX {
+            read_files(&entry.path(), &format!("{name}/"), files)?;
             continue;
         }
         let content = if metadata.is_file() && metadata.len() <= FILE_LEN_MAX {
@@ -138,7 +152,7 @@ fn read_files(directory: &Path) -> Result<Files, FileError> {
         };
         files.insert(name, content);
     }
-    Ok(files)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -161,6 +175,24 @@ mod tests {
         assert!(!store.observe().expect("seen").generations[&1].intact);
         fs::write(root.path().join("live/proxy.json"), "{}\n").expect("written");
         fs::write(root.path().join("live/foreign"), "").expect("written");
+        assert!(!store.observe().expect("seen").generations[&1].intact);
+    }
+
+    #[test]
+    fn files_lie_in_directories_and_secrets_are_roots_alone() {
+        let root = tempfile::tempdir().expect("a directory");
+        let store = Store::new(root.path());
+        let file = |name: &str| (name.to_owned(), "x\n".to_owned());
+        let files = Files::from(["postfix/main.cf", "rspamd/local.d/secret-redis.conf", "secret-srs"].map(file));
+        store.stage(1, &files).expect("staged");
+        store.switch(1).expect("switched");
+        assert_eq!(store.observe().expect("seen").live_files, files);
+        let mode = |name: &str| {
+            let metadata = fs::metadata(store.directory(1).join(name)).expect("it is there");
+            std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777
+        };
+        assert_eq!(files.keys().map(|name| mode(name)).collect::<Vec<_>>(), [0o644, 0o600, 0o600]);
+        fs::write(root.path().join("live/postfix/foreign"), "").expect("written");
         assert!(!store.observe().expect("seen").generations[&1].intact);
     }
 

@@ -5,8 +5,9 @@
 //! open and that belongs to root. A removed account's home is moved aside, never deleted.
 
 use crate::atomic::{self, Access, FileError, failed};
+use phalanx_model::mail::MAIL;
 use phalanx_model::share::{HOMES, MARKER_FILE};
-use phalanx_model::{Name, Uid};
+use phalanx_model::{HostName, Name, Uid};
 use phalanx_plan::guard_config::PROBE_DIRECTORY;
 use phalanx_plan::spec::KeptShare;
 use phalanx_plan::steps::observed::SeenShare;
@@ -109,6 +110,26 @@ pub fn make_home<'r>(
         }
     }
     Ok(was_roots)
+}
+
+/// Makes the directory for a domain's mailboxes, if it is missing, and gives it to its account.
+///
+/// # Errors
+/// The file system's words, or the directory is another account's.
+pub fn make_mail_directory(share_root: &Path, domain: &HostName, uid: Uid) -> Result<(), HomeError> {
+    let mail_path = share_root.join(MAIL);
+    let path = mail_path.join(domain.as_str());
+    let failed = |what| move |source| HomeError::File { path: mail_path.clone(), what, source };
+    let root = open_root(share_root)?;
+    match mkdirat(&root, MAIL, Mode::from_raw_mode(0o711)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(failed("making the directory")(errno.into())),
+    }
+    let mail = open_beneath(&root, MAIL).map_err(|errno| failed("opening the directory")(errno.into()))?;
+    match enter(&mail, domain.as_str(), 0o700, uid, &path)? {
+        Some(_) => Ok(()),
+        None => Err(HomeError::File { path, what: "opening the directory", source: Errno::NOTDIR.into() }),
+    }
 }
 
 /// Moves a home aside, to a name that tells when; one that is not there is fine.

@@ -86,14 +86,44 @@ pub async fn stop(unit: Unit) -> Result<(), CommandError> {
     command::succeed("systemctl", &["disable", "--quiet", "--now", unit.name()], STOP_LIMIT).await.map(drop)
 }
 
-/// The two units that an account's httpd can run as. A new configuration starts in the one that is free, and the other ends when
-/// it answers: httpd's own graceful restart leaves the account unanswered for up to a second.
-pub fn httpd_units(uid: Uid) -> [String; 2] {
+/// The units that an account's httpd can run as; the first one is what wakes it. A new configuration starts in one that is free, and the
+/// httpd before it ends when the new one answers: httpd's own graceful restart leaves the account unanswered for up to a second. Of those
+/// that still finish their last answers, there may be as many as there are units but two.
+pub fn httpd_units(uid: Uid) -> [String; 4] {
     HTTPD_UNITS.map(|name| format!("{name}{uid}.service"))
 }
 
+/// A pattern for those of [`httpd_units`] that systemd has loaded. By their names it would load the others too, five milliseconds each.
+pub fn httpd_pattern(uid: Uid) -> String {
+    format!("phalanx-httpd*@{uid}.service")
+}
+
 /// What the names of httpd's units begin with, up to the account's uid.
-const HTTPD_UNITS: [&str; 2] = ["phalanx-httpd@", "phalanx-httpd-alt@"];
+const HTTPD_UNITS: [&str; 4] = ["phalanx-httpd@", "phalanx-httpd-b@", "phalanx-httpd-c@", "phalanx-httpd-d@"];
+
+/// One of the units of [`httpd_units`], as systemd sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Httpd {
+    /// Its name.
+    pub unit: String,
+    /// What it is at.
+    pub state: HttpdState,
+    /// Its main process, where it has one.
+    pub pid: Option<i32>,
+    /// Since when it is in that state, in microseconds of the monotonic clock.
+    pub since_us: u64,
+}
+
+/// What a unit is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HttpdState {
+    /// Nothing runs.
+    Free,
+    /// It serves, or is being started.
+    Runs,
+    /// It was told to end, and finishes what it has begun.
+    Ends,
+}
 
 /// The accounts whose httpd runs.
 ///
@@ -103,7 +133,8 @@ pub async fn accounts_awake() -> Result<Vec<Uid>, CommandError> {
     let patterns = HTTPD_UNITS.map(|name| format!("{name}*.service"));
     // One that is being started may have read its files already.
     let states = "--state=active,activating,reloading";
-    let args = ["list-units", "--plain", "--no-legend", "--full", states, &patterns[0], &patterns[1]];
+    let mut args = vec!["list-units", "--plain", "--no-legend", "--full", states];
+    args.extend(patterns.iter().map(String::as_str));
     let text = command::succeed("systemctl", &args, LIMIT).await?;
     let uid = |line: &str| {
         let unit = line.split_whitespace().next()?.strip_suffix(".service")?;
@@ -114,21 +145,32 @@ pub async fn accounts_awake() -> Result<Vec<Uid>, CommandError> {
     Ok(awake.into_iter().collect())
 }
 
-/// Which of the two units of [`httpd_units`] run for an account, or are being started.
+/// What the units of [`httpd_units`] are at, in their order.
 ///
 /// # Errors
 /// systemd does not answer.
-pub async fn httpds_active(uid: Uid) -> Result<[bool; 2], CommandError> {
-    let [main, other] = httpd_units(uid);
-    let ended = command::run("systemctl", &["is-active", &main, &other], LIMIT).await?;
-    let is_active = |word: &str| matches!(word, "active" | "activating" | "reloading");
-    match ended.stdout.lines().collect::<Vec<_>>()[..] {
-        [main, other] => Ok([is_active(main), is_active(other)]),
-        _ => {
-            let why = format!("{:?}, not two states; {}", ended.stdout, ended.stderr.trim());
-            Err(CommandError::Answer { line: format!("systemctl is-active {main} {other}"), why })
-        }
-    }
+pub async fn httpds(uid: Uid) -> Result<Vec<Httpd>, CommandError> {
+    const PROPERTIES: &str = "--property=Id,ActiveState,MainPID,StateChangeTimestampMonotonic";
+    let text = command::succeed("systemctl", &["show", PROPERTIES, &httpd_pattern(uid)], LIMIT).await?;
+    let mut seen: Vec<Httpd> = text.split("\n\n").filter_map(httpd).collect();
+    let mut take = |unit: String| match seen.iter().position(|httpd| httpd.unit == unit) {
+        Some(place) => seen.swap_remove(place),
+        None => Httpd { unit, state: HttpdState::Free, pid: None, since_us: 0 },
+    };
+    Ok(httpd_units(uid).into_iter().map(&mut take).collect())
+}
+
+/// Reads what systemctl shows of one unit.
+fn httpd(block: &str) -> Option<Httpd> {
+    let value = |key: &str| block.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let state = match value("ActiveState")? {
+        "active" | "activating" | "reloading" | "refreshing" => HttpdState::Runs,
+        "deactivating" => HttpdState::Ends,
+        _ => HttpdState::Free,
+    };
+    let pid = value("MainPID")?.parse().ok().filter(|pid| *pid > 0);
+    let since_us = value("StateChangeTimestampMonotonic")?.parse().ok()?;
+    Some(Httpd { unit: value("Id")?.to_owned(), state, pid, since_us })
 }
 
 /// Whether the unit is active; asked for one account's daemons.
@@ -147,23 +189,20 @@ pub async fn start_unit(unit: &str) -> Result<(), CommandError> {
     command::succeed("systemctl", &["start", unit], START_LIMIT).await.map(drop)
 }
 
-/// Ends one unit of one account, which may finish what it is at, and does not wait for it.
+/// Ends units of one account, which may finish what they are at, and does not wait for it.
 ///
 /// # Errors
 /// systemd's words.
-pub async fn stop_unit(unit: &str) -> Result<(), CommandError> {
-    command::succeed("systemctl", &["stop", "--no-block", unit], LIMIT).await.map(drop)
+pub async fn stop_units(units: &[&str]) -> Result<(), CommandError> {
+    command::succeed("systemctl", &[&["stop", "--no-block"], units].concat(), LIMIT).await.map(drop)
 }
 
-/// The main process of a unit that is ending.
+/// Ends a unit of one account and waits until nothing of it is left.
 ///
 /// # Errors
-/// systemd does not answer.
-pub async fn ending(unit: &str) -> Result<Option<i32>, CommandError> {
-    let text = command::succeed("systemctl", &["show", "--property=ActiveState,MainPID", unit], LIMIT).await?;
-    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-    let is_ending = value("ActiveState") == Some("deactivating");
-    Ok(value("MainPID").filter(|_| is_ending).and_then(|pid| pid.parse().ok()).filter(|pid| *pid > 0))
+/// systemd's words.
+pub async fn stop_unit_wholly(unit: &str) -> Result<(), CommandError> {
+    command::succeed("systemctl", &["stop", unit], STOP_LIMIT).await.map(drop)
 }
 
 /// Has the PHP of one account, if it runs, read its files again.
@@ -180,10 +219,10 @@ pub async fn reload_php(uid: Uid) -> Result<(), CommandError> {
 /// # Errors
 /// systemd's words.
 pub async fn end_account(uid: Uid) -> Result<(), CommandError> {
-    let [httpd, other] = httpd_units(uid);
     let (php, socket) = (format!("phalanx-php@{uid}.service"), format!("phalanx-php@{uid}.socket"));
     let slice = format!("phalanx-account-{uid}.slice");
-    let units = [&*httpd, &other, &socket, &php, &slice];
+    // What is not loaded yet ends with the slice that it is in.
+    let units = [&*httpd_pattern(uid), &socket, &php, &slice];
     // Told to stop first, so that nothing starts it anew; then no request is waited for.
     command::succeed("systemctl", &[&["stop", "--no-block"][..], &units].concat(), LIMIT).await?;
     let killed = command::run("systemctl", &["kill", "--signal=SIGKILL", &slice], LIMIT).await?;
@@ -198,7 +237,35 @@ pub async fn end_account(uid: Uid) -> Result<(), CommandError> {
 /// # Errors
 /// systemd's words.
 pub async fn end_all_accounts() -> Result<(), CommandError> {
-    let [httpd, other] = HTTPD_UNITS.map(|name| format!("{name}*.service"));
-    let units = ["stop", &httpd, &other, "phalanx-php@*.socket", "phalanx-php@*.service", "phalanx-account-*.slice"];
-    command::succeed("systemctl", &units, STOP_LIMIT).await.map(drop)
+    let httpds = HTTPD_UNITS.map(|name| format!("{name}*.service"));
+    let mut args = vec!["stop"];
+    args.extend(httpds.iter().map(String::as_str));
+    args.extend(["phalanx-php@*.socket", "phalanx-php@*.service", "phalanx-account-*.slice"]);
+    command::succeed("systemctl", &args, STOP_LIMIT).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_systemctl_shows_of_an_httpd_is_read() {
+        let shown = |state: &str, pid: u32| {
+            let id = "Id=phalanx-httpd-b@1900000001.service";
+            format!("MainPID={pid}\n{id}\nActiveState={state}\nStateChangeTimestampMonotonic=42\n")
+        };
+        let unit = "phalanx-httpd-b@1900000001.service";
+        let seen = |state, pid| Some(Httpd { unit: unit.to_owned(), state, pid, since_us: 42 });
+        for (word, state) in [
+            ("active", HttpdState::Runs),
+            ("activating", HttpdState::Runs),
+            ("deactivating", HttpdState::Ends),
+            ("inactive", HttpdState::Free),
+            ("failed", HttpdState::Free),
+        ] {
+            assert_eq!(httpd(&shown(word, 7)), seen(state, Some(7)));
+        }
+        assert_eq!(httpd(&shown("inactive", 0)), seen(HttpdState::Free, None));
+        assert_eq!(httpd("Id=phalanx-httpd@1.service\n"), None);
+    }
 }

@@ -102,8 +102,9 @@ impl Container {
     pub fn boot(&mut self) -> Result<()> {
         ensure!(self.launcher.is_none(), "it is running already");
         network::plug(&self.host)?;
-        if self.host.storage == Storage::Mounted {
-            self.mounted = Some(Mounted::start(&self.storage(), &self.storage_mount())?);
+        if self.host.storage.is_mounted() {
+            let locks_between_hosts = self.host.storage == Storage::Mounted;
+            self.mounted = Some(Mounted::start(&self.storage(), &self.storage_mount(), locks_between_hosts)?);
         }
         let notify_path = self.place.join("notify");
         if notify_path.exists() {
@@ -255,7 +256,7 @@ impl Container {
         match self.host.storage {
             Storage::None => None,
             Storage::Owned => Some(self.storage()),
-            Storage::Mounted => Some(self.storage_mount()),
+            Storage::Mounted | Storage::MountedOwnLocks => Some(self.storage_mount()),
         }
     }
 

@@ -2,6 +2,8 @@
 //!
 //! It chooses nothing that a person could not: every step is a command that the documentation names.
 
+pub mod mail;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 

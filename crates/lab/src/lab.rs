@@ -171,7 +171,7 @@ impl Lab {
         }
     }
 
-    /// Collects the journals and consoles of all hosts, also of killed and frozen ones, into a folder with the lab's name below
+    /// Collects the journals, logs and consoles of all hosts, also of killed and frozen ones, into a folder with the lab's name below
     /// `target/lab-failures` and returns it.
     ///
     /// # Errors
@@ -199,6 +199,14 @@ impl Lab {
             let console = fs::read(&console).with_context(|| format!("cannot read {}", console.display()));
             let console = console.unwrap_or_else(|error| format!("{error:#}").into_bytes());
             fs::write(folder.join(format!("{}.console", host.name())), console)?;
+            // What daemons log beside the journal; a guest's disk can't be read from here.
+            for log in fs::read_dir(disks.join(host.name()).join("root/var/log/phalanx")).into_iter().flatten() {
+                let log = log?;
+                if log.file_type()?.is_file() {
+                    let name = format!("{}.{}", host.name(), log.file_name().to_string_lossy());
+                    fs::copy(log.path(), folder.join(name))?;
+                }
+            }
         }
         fs::copy(self.run.join("supervisor.log"), folder.join("supervisor.log"))?;
         Ok(folder)

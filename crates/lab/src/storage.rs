@@ -28,12 +28,13 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    /// Serves `directory` at `path`, which is made if it does not exist.
-    pub fn start(directory: &Path, path: &Path) -> Result<Self> {
+    /// Serves `directory` at `path`, which is made if it does not exist; see [`crate::topology::Storage`] for what locks are worth.
+    pub fn start(directory: &Path, path: &Path, locks_between_hosts: bool) -> Result<Self> {
         fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
         let mut command = tools::command("bindfs")?;
         command
-            .args(["-f", "--multithreaded", "--enable-lock-forwarding"])
+            .args(["-f", "--multithreaded"])
+            .args(locks_between_hosts.then_some("--enable-lock-forwarding"))
             .args(["-o", "attr_timeout=0,entry_timeout=0,negative_timeout=0"])
             .args([directory, path])
             .stdin(Stdio::null());

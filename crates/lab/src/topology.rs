@@ -78,8 +78,18 @@ pub enum Storage {
     None,
     /// It is where the directory is: it sees the files themselves.
     Owned,
-    /// It sees them through a file server of its own, which the lab can hang or take away.
+    /// It sees them through a file server of its own, which the lab can hang or take away. Locks of flock(2) hold between hosts; those of
+    /// fcntl(2) hold nowhere, not even between two processes of one host: the file server asks for all of them in its own name.
     Mounted,
+    /// The same, but locks of both kinds hold between the processes of one host, and not between hosts.
+    MountedOwnLocks,
+}
+
+impl Storage {
+    /// Whether a file server stands between.
+    pub fn is_mounted(self) -> bool {
+        matches!(self, Self::Mounted | Self::MountedOwnLocks)
+    }
 }
 
 /// A network card.
@@ -166,7 +176,7 @@ impl Topology {
             let Host { name, interfaces, forward, storage, .. } = host;
             ensure!(interfaces.len() == 1 && !forward, "the guest {name:?} must have one interface, and can't forward");
             ensure!(
-                *storage != Storage::Mounted,
+                !storage.is_mounted(),
                 "the guest {name:?} can't have its storage mounted by the lab; it has a kernel to mount it over the network"
             );
         }

@@ -9,10 +9,12 @@ mod scenarios {
     mod death;
     mod drift;
     mod even;
+    mod hand_over;
     mod hostile;
     mod isolation;
     mod join_and_leave;
     mod live;
+    mod mail;
     mod masters_only;
     mod nfs;
     mod overload;

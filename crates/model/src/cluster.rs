@@ -1,6 +1,6 @@
 //! Clusters: one master and any number of slaves, regarded as a single server.
 
-use crate::Name;
+use crate::{Grant, HostName, Name, Right};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -73,6 +73,21 @@ pub struct Cluster {
     /// Directives put at the end of every account's httpd configuration, checked by httpd itself before they go live.
     #[serde(default)]
     pub httpd_directives: Vec<String>,
+    /// What mail clusters have, and only they.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mail: Option<MailService>,
+    /// Which of its nodes alone may do what.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub grants: BTreeMap<Right, Grant>,
+}
+
+/// What a mail cluster is to the world.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MailService {
+    /// The name under which its servers greet and are found: what MX records name. Its own mail (bounces, rewritten senders of forwarded
+    /// mail) comes from addresses of this name.
+    pub host_name: HostName,
 }
 
 /// What an administrator sets for one node of a cluster.
@@ -102,6 +117,21 @@ impl Default for NodeSettings {
 impl Cluster {
     /// The most bytes that a cluster's httpd directives may have together, line ends included: each node's part of the spec holds them.
     pub const DIRECTIVES_LEN_MAX: usize = 16 << 10;
+
+    /// A cluster of one.
+    pub fn new(name: Name, kind: ClusterKind, master: Name) -> Self {
+        Self {
+            name,
+            kind,
+            master,
+            slaves: BTreeMap::new(),
+            master_settings: NodeSettings::default(),
+            share: None,
+            httpd_directives: vec![],
+            mail: None,
+            grants: BTreeMap::new(),
+        }
+    }
 
     /// All nodes with their settings, the master first.
     pub fn nodes(&self) -> impl Iterator<Item = (&Name, Role, NodeSettings)> {

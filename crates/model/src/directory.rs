@@ -1,9 +1,10 @@
-//! The directory: the large part of the desired state, as rows.
+//! The directory: the large part of the desired state, as rows: accounts and sites, mail domains, mailboxes and aliases.
 //!
 //! Rows travel from the panel to masters, from masters to slaves, and into a local SQLite file on every node, each batch in one
 //! transaction with the revision it brings.
 
-use crate::{Account, HostName, Name, Site};
+use crate::mail::DkimKey;
+use crate::{Account, AliasSource, HostName, LocalAddress, MailAlias, MailDomain, Mailbox, Name, Site, Uid};
 use serde::{Deserialize, Serialize};
 
 /// One row of the directory.
@@ -19,6 +20,21 @@ pub enum Row {
     },
     /// A site.
     Site(Site),
+    /// A mail domain, with what its nodes need to know of its account.
+    MailDomain {
+        /// The domain.
+        domain: MailDomain,
+        /// The account's uid, which owns the files of its mailboxes.
+        uid: Uid,
+        /// The share that its mail lies on.
+        share: Name,
+        /// What its mail is signed with, for those who sign.
+        dkim: Option<DkimKey>,
+    },
+    /// A mailbox.
+    Mailbox(Mailbox),
+    /// An alias.
+    MailAlias(MailAlias),
 }
 
 /// What names a row.
@@ -29,6 +45,12 @@ pub enum RowKey {
     Account(Name),
     /// A site by its main host name.
     Site(HostName),
+    /// A mail domain.
+    MailDomain(HostName),
+    /// A mailbox by its address.
+    Mailbox(LocalAddress),
+    /// An alias by whose mail it redirects.
+    MailAlias(AliasSource),
 }
 
 impl Row {
@@ -37,6 +59,9 @@ impl Row {
         match self {
             Row::Account { account, .. } => RowKey::Account(account.name.clone()),
             Row::Site(site) => RowKey::Site(site.name.clone()),
+            Row::MailDomain { domain, .. } => RowKey::MailDomain(domain.name.clone()),
+            Row::Mailbox(mailbox) => RowKey::Mailbox(mailbox.address.clone()),
+            Row::MailAlias(alias) => RowKey::MailAlias(alias.source.clone()),
         }
     }
 }

@@ -4,12 +4,16 @@
 
 use crate::address::{ExternalAddress, LogicalServer};
 use crate::cluster::{Cluster, ClusterKind, NodeSettings, Role};
+use crate::grant::Proof;
+use crate::mail::MailProtocol;
 use crate::server::host_address;
 use crate::share::SharePath;
-use crate::{Name, Refusal, Rule, Server, Share};
+use crate::{Name, Refusal, Right, Rule, Server, Share};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
+
+mod grants;
 
 /// Servers, clusters, shares, external addresses and logical servers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -85,6 +89,26 @@ pub enum FleetChange {
         /// The new settings.
         settings: NodeSettings,
     },
+    /// A grant shall move as soon as its holder is at an end with it; asked for the holder itself, it stays.
+    AskGrant {
+        /// The cluster.
+        cluster: Name,
+        /// What it is about.
+        right: Right,
+        /// Who shall have it.
+        to: Name,
+    },
+    /// A grant moves: its holder was seen to be at an end with it.
+    PassGrant {
+        /// The cluster.
+        cluster: Name,
+        /// What it is about.
+        right: Right,
+        /// The holder's number.
+        number: u64,
+        /// Why it is at an end.
+        proof: Proof,
+    },
     /// A new share.
     AddShare {
         /// The share.
@@ -151,6 +175,10 @@ impl Fleet {
             FleetChange::AddSlave { cluster, server, settings } => self.add_slave(&cluster, server, settings),
             FleetChange::RemoveSlave { cluster, server } => self.remove_slave(&cluster, &server),
             FleetChange::SetNode { cluster, server, settings } => self.set_node(&cluster, &server, settings),
+            FleetChange::AskGrant { cluster, right, to } => self.ask_grant(&cluster, &right, to),
+            FleetChange::PassGrant { cluster, right, number, proof } => {
+                self.pass_grant(&cluster, &right, number, proof)
+            }
             FleetChange::AddShare { share } => self.add_share(share),
             FleetChange::MoveShare { name, nas, path } => self.move_share(&name, nas, path),
             FleetChange::RemoveShare { name } => self.remove_share(&name),
@@ -223,6 +251,8 @@ impl Fleet {
             ));
         }
         self.share_fits(&cluster)?;
+        grants::mail_fits(&cluster)?;
+        let cluster = Cluster { grants: grants::first(&cluster), ..cluster };
         self.clusters.insert(cluster.name.clone(), cluster);
         Ok(())
     }
@@ -247,6 +277,8 @@ impl Fleet {
             ));
         }
         self.share_fits(&cluster)?;
+        grants::mail_fits(&cluster)?;
+        let cluster = Cluster { grants: old.grants.clone(), ..cluster };
         self.clusters.insert(cluster.name.clone(), cluster);
         Ok(())
     }
@@ -284,6 +316,7 @@ impl Fleet {
         }
         weight_in_range(settings)?;
         let cluster = self.clusters.get_mut(cluster).expect("looked up above");
+        grants::welcome(cluster, &server);
         cluster.slaves.insert(server, settings);
         Ok(())
     }
@@ -300,6 +333,7 @@ impl Fleet {
             }
             None => return Err(not_in_cluster(cluster, server)),
         }
+        grants::is_free(&self.clusters[cluster], server)?;
         for address in self.addresses.values_mut().filter(|a| a.cluster == *cluster) {
             address.internal.remove(server);
         }
@@ -550,6 +584,11 @@ impl Fleet {
         if !cluster.kind.holds_logical_servers() {
             let detail = format!("cluster {} is of kind {} and serves no customers", cluster.name, cluster.kind);
             return refuse(Rule::KindsFit, detail, "name a web or mail cluster");
+        }
+        if cluster.kind == ClusterKind::Mail && MailProtocol::of_port(address.port).is_none() {
+            let ports: Vec<String> = MailProtocol::ALL.iter().map(|protocol| protocol.port().to_string()).collect();
+            let detail = format!("mail nodes do not listen on port {}", address.port);
+            return refuse(Rule::KindsFit, detail, &format!("map it to one of {}", ports.join(", ")));
         }
         for (server, ip) in &address.internal {
             if cluster.role_of(server).is_none() {

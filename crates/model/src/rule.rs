@@ -32,6 +32,8 @@ pub enum Rule {
     LastNodeStays,
     /// An account's PHP is installed on its nodes.
     PhpIsInstalled,
+    /// A grant moves when its holder released it or is fenced.
+    GrantMovesByProof,
 }
 
 impl Rule {
@@ -51,6 +53,7 @@ impl Rule {
             Self::ValueInRange => "a value lies in its range",
             Self::LastNodeStays => "no step takes the last healthy node out of service",
             Self::PhpIsInstalled => "an account's PHP is installed on its nodes",
+            Self::GrantMovesByProof => "a grant moves when its holder released it or is fenced, never otherwise",
         }
     }
 }

@@ -9,6 +9,7 @@ mod fleet;
 mod follow;
 mod idempotency;
 mod list;
+mod mail;
 mod openapi;
 mod problem;
 mod records;
@@ -166,6 +167,7 @@ impl Route {
 fn routes() -> Vec<Route> {
     let mut all = fleet_routes();
     all.extend(directory_routes());
+    all.extend(mail_routes());
     all.extend([
         Route::get("/status", "Everything at a glance", status::status).gives::<schema::Status>(),
         Route::get("/events", "What happened, oldest first", records::list_events).pages::<schema::Event>().query(&[
@@ -218,7 +220,7 @@ fn fleet_routes() -> Vec<Route> {
             .gives::<schema::Cluster>()
             .takes::<clusters::NewCluster>(),
         Route::get("/clusters/{name}", "Show a cluster", clusters::show).gives::<schema::Cluster>(),
-        Route::patch("/clusters/{name}", "Change a cluster's share or directives", clusters::patch)
+        Route::patch("/clusters/{name}", "Change a cluster's share, directives or mail name", clusters::patch)
             .gives::<schema::Cluster>()
             .takes::<clusters::ClusterPatch>(),
         Route::delete("/clusters/{name}", "Remove a cluster that has no slaves", clusters::remove),
@@ -236,6 +238,14 @@ fn fleet_routes() -> Vec<Route> {
         Route::patch("/clusters/{name}/nodes/{server}", "Change a node's weight or drain it", clusters::change_node)
             .gives::<schema::Cluster>()
             .takes::<clusters::NodePatch>(),
+        Route::post(
+            "/clusters/{name}/grants/{right}/move",
+            "Let a right of one node go to another, as soon as its holder is at an end with it",
+            clusters::move_grant,
+        )
+        .gives::<schema::Cluster>()
+        .takes::<clusters::GrantMove>()
+        .answers(StatusCode::OK),
         Route::list("/shares", "List shares", fleet::list_shares).pages::<schema::Share>(),
         Route::post("/shares", "Add a share", fleet::add_share).gives::<schema::Share>().takes::<fleet::NewShare>(),
         Route::get("/shares/{name}", "Show a share", fleet::get_share).gives::<schema::Share>(),
@@ -261,7 +271,7 @@ fn fleet_routes() -> Vec<Route> {
             .gives::<schema::LogicalServer>(),
         Route::delete(
             "/logical-servers/{name}",
-            "Remove a logical server without accounts",
+            "Remove a logical server without accounts and mail domains",
             fleet::remove_logical_server,
         ),
     ]
@@ -294,6 +304,54 @@ fn directory_routes() -> Vec<Route> {
             .gives::<schema::Site>()
             .takes::<directory::SitePatch>(),
         Route::delete("/sites/{host}", "Remove a site; its files stay", directory::remove_site),
+    ]
+}
+
+fn mail_routes() -> Vec<Route> {
+    const OF_DOMAIN: &[(&str, &str)] = &[
+        ("limit", "At most so many: 1 to 1,000."),
+        ("cursor", "next_cursor of the page before."),
+        ("domain", "Those of this mail domain."),
+    ];
+    vec![
+        Route::get("/mail-domains", "List mail domains", mail::list_domains).pages::<schema::MailDomain>().query(&[
+            ("limit", "At most so many: 1 to 1,000."),
+            ("cursor", "next_cursor of the page before."),
+            ("account", "Those of this account."),
+            ("logical_server", "Those on this logical server."),
+        ]),
+        Route::post("/mail-domains", "Add a mail domain", mail::add_domain)
+            .gives::<schema::MailDomainInFull>()
+            .takes::<mail::NewMailDomain>(),
+        Route::get("/mail-domains/{name}", "Show a mail domain, and what belongs into the DNS", mail::get_domain)
+            .gives::<schema::MailDomainInFull>(),
+        Route::patch("/mail-domains/{name}", "Change a mail domain's state", mail::change_domain)
+            .gives::<schema::MailDomainInFull>()
+            .takes::<mail::MailDomainPatch>(),
+        Route::delete(
+            "/mail-domains/{name}",
+            "Remove a mail domain; what its mailboxes hold stays",
+            mail::remove_domain,
+        )
+        .query(&[("mailboxes", "true: its mailboxes and aliases too.")]),
+        Route::get("/mailboxes", "List mailboxes", mail::list_mailboxes).pages::<schema::Mailbox>().query(OF_DOMAIN),
+        Route::post("/mailboxes", "Add a mailbox", mail::add_mailbox)
+            .gives::<schema::Mailbox>()
+            .takes::<mail::NewMailbox>(),
+        Route::get("/mailboxes/{address}", "Show a mailbox", mail::get_mailbox).gives::<schema::Mailbox>(),
+        Route::patch("/mailboxes/{address}", "Change a mailbox's password, quota or state", mail::change_mailbox)
+            .gives::<schema::Mailbox>()
+            .takes::<mail::MailboxPatch>(),
+        Route::delete("/mailboxes/{address}", "Remove a mailbox; what it holds stays", mail::remove_mailbox),
+        Route::get("/aliases", "List aliases", mail::list_aliases).pages::<schema::MailAlias>().query(OF_DOMAIN),
+        Route::post("/aliases", "Add an alias", mail::add_alias)
+            .gives::<schema::MailAlias>()
+            .takes::<mail::NewMailAlias>(),
+        Route::get("/aliases/{source}", "Show an alias", mail::get_alias).gives::<schema::MailAlias>(),
+        Route::patch("/aliases/{source}", "Change an alias's targets", mail::change_alias)
+            .gives::<schema::MailAlias>()
+            .takes::<mail::MailAliasPatch>(),
+        Route::delete("/aliases/{source}", "Remove an alias", mail::remove_alias),
     ]
 }
 

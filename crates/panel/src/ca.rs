@@ -95,6 +95,16 @@ impl Ca {
     }
 }
 
+/// A certificate for a service's name that vouches for itself alone, until somebody gives a better one: both PEM.
+///
+/// # Errors
+/// When the machine's source of randomness fails.
+pub fn self_signed(host_name: &phalanx_model::HostName) -> Result<(String, String)> {
+    let key = KeyPair::generate().context("making a key")?;
+    let certificate = params(host_name.as_str(), Some(host_name.to_string()))?.self_signed(&key)?;
+    Ok((certificate.pem(), key.serialize_pem()))
+}
+
 /// The one server that a node's certificate names.
 ///
 /// # Errors

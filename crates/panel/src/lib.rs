@@ -12,11 +12,14 @@
 pub mod api;
 pub mod ca;
 pub mod clock;
+mod dkim;
 pub mod http;
 pub mod leaving;
 pub mod link;
 pub mod live;
+pub mod moving;
 pub mod page;
+mod password;
 mod run;
 pub mod secret;
 pub mod store;

@@ -56,8 +56,8 @@ impl Seen {
     }
 }
 
-/// A node's state for a person.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+/// A node's state: it does its work, does not, was drained, has too much to do, or nobody says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeState {
     /// It does its work.

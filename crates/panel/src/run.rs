@@ -4,7 +4,7 @@ use crate::ca::{self, Ca};
 use crate::link::LinkAddress;
 use crate::live::Live;
 use crate::store::{self, Actor, Adopted, Role, Store};
-use crate::{Panel, api, http, leaving, link};
+use crate::{Panel, api, http, leaving, link, moving};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::io::Write as _;
@@ -170,6 +170,7 @@ pub async fn serve(
     let mut links = tokio::spawn(link::serve(panel.clone(), links));
     let tidying = tokio::spawn(tidy(panel.clone()));
     let leaving = tokio::spawn(leaving::run(panel.clone()));
+    let moving = tokio::spawn(moving::run(panel.clone()));
     notify("READY=1").context("telling the service manager that the panel is ready")?;
     let ended: Result<()> = tokio::select! {
         () = stop => Ok(()),
@@ -184,6 +185,9 @@ pub async fn serve(
     }
     if tokio::time::timeout(STOP_TIME_MAX, leaving).await.is_err() {
         tracing::warn!("a removal of a slave was broken off; it goes on when the panel is started again");
+    }
+    if tokio::time::timeout(STOP_TIME_MAX, moving).await.is_err() {
+        tracing::warn!("the move of a grant was broken off; it goes on when the panel is started again");
     }
     panel.store.close().await;
     ended

@@ -1,6 +1,6 @@
 //! What lasts: the fleet, the directory, their change-log, audit, tokens, events. SQLite through sqlx.
 //!
-//! The fleet is small: it is read whole at the start and held as one value in [`World`]. Accounts and sites are many: they stay in
+//! The fleet is small: it is read whole at the start and held as one value in [`World`]. Accounts, sites and mail are many: they stay in
 //! tables. Every change goes through a [`Write`], of which there is one at a time; it is one transaction, and [`World`] is replaced
 //! when that is committed, which wakes the links.
 //!
@@ -10,8 +10,10 @@ mod backup;
 mod directory;
 mod error;
 mod events;
+mod mail;
 mod records;
 mod removal;
+mod secrets;
 mod stream;
 mod write;
 
@@ -19,6 +21,7 @@ pub use backup::{Adopted, UIDS_SKIPPED, adopt};
 pub use directory::{AccountRow, SiteRow};
 pub use error::{Result, StoreError};
 pub use events::{EVENTS_KEPT_MAX, Event};
+pub use mail::{MailAliasRow, MailDomainRow, MailboxRow};
 pub use records::{Actor, AuditRecord, Earlier, JoinToken, Role, Token};
 pub use removal::{Removal, RemovalRecord, RemovalState};
 pub use stream::{ChangesRead, SnapshotReader, Stream};
@@ -54,6 +57,9 @@ pub enum Kind {
     LogicalServer,
     Account,
     Site,
+    MailDomain,
+    Mailbox,
+    MailAlias,
     Token,
     JoinToken,
     Certificate,
@@ -70,6 +76,9 @@ impl Kind {
             Self::LogicalServer => "logical server",
             Self::Account => "account",
             Self::Site => "site",
+            Self::MailDomain => "mail domain",
+            Self::Mailbox => "mailbox",
+            Self::MailAlias => "alias",
             Self::Token => "token",
             Self::JoinToken => "join token",
             Self::Certificate => "certificate",
@@ -103,6 +112,8 @@ pub struct World {
     pub meta: Arc<BTreeMap<(Kind, String), Meta>>,
     /// The newest certificate of each server that has joined; only this one is accepted, here and by its master.
     pub certificates: Arc<BTreeMap<Name, CertificateDigest>>,
+    /// What only the nodes of each mail cluster know.
+    pub mail_secrets: Arc<secrets::MailSecretsByCluster>,
     /// A stream of states for each cluster.
     pub streams: BTreeMap<Name, Stream>,
     /// Slaves that leave.
@@ -145,7 +156,7 @@ impl Store {
             .await?;
         sqlx::migrate!().run(&pool).await?;
         // The clock makes a store's life later than that of every store which the same machines followed before.
-        let insert = "INSERT INTO meta VALUES (1, ?, 0, 0, ?, 0) ON CONFLICT DO NOTHING";
+        let insert = "INSERT INTO meta VALUES (1, ?, 0, 0, ?, 0, 1) ON CONFLICT DO NOTHING";
         let insert = sqlx::query(insert).bind(crate::clock::unix_s().max(1));
         insert.bind(i64::from(phalanx_model::Uid::FIRST.get())).execute(&pool).await?;
         // Requests that the panel was stopped in: whether they were done shows in the store itself.

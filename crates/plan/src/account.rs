@@ -33,24 +33,29 @@ pub fn home(account: &Name) -> String {
     format!("/home/{account}")
 }
 
-/// Threads of each of an httpd's children.
-const HTTPD_THREADS_PER_CHILD: u32 = 16;
-/// A child's other threads, and what the parent has.
+/// Threads of each of an httpd's children, where the limit allows it.
+const HTTPD_THREADS_MOST: u32 = 16;
+/// A child's other threads, and the parent's.
 const HTTPD_THREADS_BESIDE: u32 = 4;
 
-/// How many children httpd and PHP may have, so that together they fit an account's limit of processes and leave it some.
+/// How many children httpd and PHP may have, so that together they fit an account's limit of processes and leave it some. A change
+/// starts a second httpd beside the first: one child of it has room, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Workers {
     httpd_children: u32,
+    httpd_threads: u32,
     php_children: u32,
 }
 
 impl Workers {
     fn within(limits: &Limits) -> Self {
-        let per_child = HTTPD_THREADS_PER_CHILD + HTTPD_THREADS_BESIDE;
+        // Two httpds of one child each, and PHP with its parent.
+        let httpd_threads = ((limits.processes - 8) / 2 - HTTPD_THREADS_BESIDE - 1).clamp(4, HTTPD_THREADS_MOST);
+        let per_child = httpd_threads + HTTPD_THREADS_BESIDE;
         let httpd_children = (limits.processes / 2 / per_child).clamp(1, 8);
         let left = limits.processes.saturating_sub(httpd_children * per_child + 4);
-        Self { httpd_children, php_children: (left / 3).clamp(2, 32) }
+        let beside_two_httpds = limits.processes - 2 * (1 + per_child) - 1;
+        Self { httpd_children, httpd_threads, php_children: (left / 3).min(beside_two_httpds).clamp(2, 32) }
     }
 }
 

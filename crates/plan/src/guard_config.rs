@@ -1,6 +1,6 @@
 //! `guard.json`: what `phalanx guard` looks after. The agent's renderer writes it, the guard reads it.
 
-use crate::spec::WebSpec;
+use crate::spec::MountSpec;
 use phalanx_model::Name;
 use phalanx_model::share::{Marker, mount_point};
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,9 @@ pub struct GuardConfig {
     /// The shares to probe.
     #[serde(default)]
     pub shares: Vec<GuardedShare>,
+    /// Whether this is a mail node, whose look-up files the guard keeps open for their readers, also while there is no agent.
+    #[serde(default)]
+    pub keeps_mail_lookups: bool,
 }
 
 /// One share that shall be mounted.
@@ -34,14 +37,14 @@ pub struct GuardedShare {
 }
 
 impl GuardConfig {
-    /// What a web node's guard looks after.
-    pub fn new(web: &WebSpec) -> Self {
-        let shares = web.share.iter().map(|mount| GuardedShare {
+    /// What the guard of a node that mounts this looks after.
+    pub fn new(mount: Option<&MountSpec>) -> Self {
+        let shares = mount.into_iter().map(|mount| GuardedShare {
             share: mount.share.clone(),
             marker: mount.marker.clone(),
             mount_point: mount_point(&mount.share),
         });
-        Self { shares: shares.collect() }
+        Self { shares: shares.collect(), keeps_mail_lookups: false }
     }
 }
 

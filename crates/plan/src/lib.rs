@@ -11,6 +11,7 @@ pub mod balance;
 pub mod directive;
 pub mod guard_config;
 pub mod launcher_config;
+pub mod mail;
 pub mod proxy_config;
 pub mod render;
 pub mod report;

@@ -11,7 +11,7 @@ use phalanx_model::Name;
 use phalanx_model::server::InternalNet;
 use phalanx_model::share::{MARKER_FILE, Marker, mount_point};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 
@@ -290,6 +290,7 @@ impl BalancerConfig {
             in_range(&mut problems, "check", what, value, range);
         }
         let mut externals = BTreeSet::new();
+        let mut checks = BTreeMap::new();
         for service in &self.services {
             if !externals.insert(service.external) {
                 problems.push(format!("{} is served twice: an external address:port has one user", service.external));
@@ -298,6 +299,9 @@ impl BalancerConfig {
             for backend in &service.backends {
                 if !servers.insert(&backend.server) {
                     problems.push(format!("{} names the node {} twice", service.external, backend.server));
+                }
+                if *checks.entry(backend.target).or_insert(service.check) != service.check {
+                    problems.push(format!("{} is checked in two ways: it can serve but one protocol", backend.target));
                 }
                 if !(1..=100).contains(&backend.weight) {
                     let (server, weight) = (&backend.server, backend.weight);
@@ -310,7 +314,14 @@ impl BalancerConfig {
     }
 }
 
-fn in_range(problems: &mut Vec<String>, section: &str, what: &str, value: u64, range: std::ops::RangeInclusive<u64>) {
+/// Tells of a number that is out of its range.
+pub(crate) fn in_range(
+    problems: &mut Vec<String>,
+    section: &str,
+    what: &str,
+    value: u64,
+    range: std::ops::RangeInclusive<u64>,
+) {
     if !range.contains(&value) {
         problems.push(format!("\"{section}.{what}\" is {value}; it must be {} to {}", range.start(), range.end()));
     }
@@ -319,6 +330,9 @@ fn in_range(problems: &mut Vec<String>, section: &str, what: &str, value: u64, r
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::CheckKind;
+    use phalanx_model::cluster::ClusterKind;
+    use phalanx_model::mail::MailProtocol;
 
     #[test]
     fn what_is_not_said_has_a_default_that_is_valid() {
@@ -328,6 +342,28 @@ mod tests {
         assert_eq!(config.problems(), Vec::<String>::new());
         let balancer: BalancerConfig = serde_json::from_str(r#"{"services":[]}"#).expect("a small config");
         assert_eq!(balancer.problems(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_service_says_how_it_is_checked() {
+        let service = |port: u16, check: &str| {
+            let backend =
+                r#"{"server":"mail1","target":"10.9.0.41:25","score":"10.9.0.41:342","weight":10,"drained":false}"#;
+            format!(r#"{{"external":"192.0.2.1:{port}","cluster":"mail"{check},"backends":[{backend}]}}"#)
+        };
+        let config = |services: [String; 2]| -> BalancerConfig {
+            serde_json::from_str(&format!(r#"{{"services":[{}]}}"#, services.join(","))).expect("well-formed")
+        };
+        let same = config([service(25, r#","check":"smtp""#), service(26, r#","check":"smtp""#)]);
+        assert_eq!(same.services[0].check, CheckKind::Mail(MailProtocol::Smtp));
+        assert_eq!(same.problems(), Vec::<String>::new());
+        let text = serde_json::to_string(&same).expect("JSON");
+        assert_eq!(serde_json::from_str::<BalancerConfig>(&text).expect("the same"), same);
+        let differ = config([service(25, r#","check":"smtp""#), service(26, "")]);
+        assert_eq!(differ.services[1].check, CheckKind::Http, "what an older panel wrote");
+        assert_eq!(CheckKind::of(ClusterKind::Mail, 993), CheckKind::Mail(MailProtocol::Imaps));
+        assert_eq!(CheckKind::of(ClusterKind::Web, 993), CheckKind::Http);
+        assert_eq!(differ.problems(), ["10.9.0.41:25 is checked in two ways: it can serve but one protocol"]);
     }
 
     #[test]

@@ -10,7 +10,9 @@ mod tests;
 use crate::account;
 use crate::guard_config::GuardConfig;
 use crate::launcher_config::LauncherConfig;
+use crate::mail;
 use crate::proxy_config::{BalancerConfig, ProxyConfig};
+use crate::spec::mail::MailSpec;
 use crate::spec::{NodeSpec, WebSpec, Work};
 use crate::steps::desired::{EXPORTS_FILE, HTTPD_COMMON_FILE, NFS_FILE, SYSCTL_FILE, TABLE_FILE};
 use serde::Serialize;
@@ -31,7 +33,7 @@ pub fn files(spec: &NodeSpec) -> Files {
             ("balancer.json".to_owned(), json(&BalancerConfig::new(balancer))),
             (SYSCTL_FILE.to_owned(), sysctl_file(&balancer_sysctls())),
         ]),
-        Work::Mail => Files::new(),
+        Work::Mail(mail) => mail.as_ref().map(|mail| mail_files(spec, mail)).unwrap_or_default(),
     }
 }
 
@@ -50,10 +52,17 @@ fn sysctl_file(settings: &BTreeMap<String, String>) -> String {
     settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
 }
 
+fn mail_files(spec: &NodeSpec, mail: &MailSpec) -> Files {
+    let mut files = mail::files(spec, mail);
+    let guard = GuardConfig { keeps_mail_lookups: true, ..GuardConfig::new(mail.share.as_ref()) };
+    files.insert("guard.json".to_owned(), json(&guard));
+    files
+}
+
 fn web_files(spec: &NodeSpec, web: &WebSpec) -> Files {
     Files::from([
         ("proxy.json".to_owned(), json(&ProxyConfig::new(spec.server.clone(), web))),
-        ("guard.json".to_owned(), json(&GuardConfig::new(web))),
+        ("guard.json".to_owned(), json(&GuardConfig::new(web.share.as_ref()))),
         ("launcher.json".to_owned(), json(&LauncherConfig::default())),
         (TABLE_FILE.to_owned(), account::accounts_nft()),
         (HTTPD_COMMON_FILE.to_owned(), account::httpd_common(web)),
@@ -61,7 +70,7 @@ fn web_files(spec: &NodeSpec, web: &WebSpec) -> Files {
     ])
 }
 
-fn json(value: &impl Serialize) -> String {
+pub(crate) fn json(value: &impl Serialize) -> String {
     let mut text = serde_json::to_string_pretty(value).expect("a configuration is plain data with text keys");
     text.push('\n');
     text

@@ -1,6 +1,6 @@
 //! What a node tells its upstream about itself, and the masters about their slaves.
 
-use phalanx_model::{Name, PhpVersion, Position};
+use phalanx_model::{Name, PhpVersion, Position, Right};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,6 +30,8 @@ pub struct Report {
     pub backends: Vec<BackendReport>,
     /// Versions of what runs here: package → version.
     pub versions: BTreeMap<String, String>,
+    /// What only one node may do, and this one was told not to do and was seen not to be doing: under which spec.
+    pub released: BTreeMap<Right, Position>,
     /// Versions of PHP that accounts can have here. None where the node has not said.
     pub php: Option<BTreeSet<PhpVersion>>,
 }

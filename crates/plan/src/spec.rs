@@ -1,13 +1,15 @@
 //! What each node should be: the small part of its desired state, made from the fleet.
 
 mod certificate;
+pub mod mail;
 
 pub use certificate::CertificateDigest;
 
 use phalanx_model::cluster::{ClusterKind, Role};
+use phalanx_model::mail::MailProtocol;
 use phalanx_model::server::InternalNet;
 use phalanx_model::share::{Marker, SharePath};
-use phalanx_model::{Fleet, Name, Share, ShareKind};
+use phalanx_model::{Fleet, Name, Row, Share, ShareKind};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -79,8 +81,8 @@ pub enum Work {
     Nas(NasSpec),
     /// Takes external addresses.
     Balancer(BalancerSpec),
-    /// Serves mail: nothing is set up on it yet.
-    Mail,
+    /// Serves mail; nothing is known of how where the panel has made no secrets for the cluster yet.
+    Mail(Option<Box<mail::MailSpec>>),
 }
 
 /// A web node.
@@ -164,8 +166,33 @@ pub struct ServiceSpec {
     pub external: SocketAddrV4,
     /// The cluster that serves it.
     pub cluster: Name,
+    /// How its nodes are checked.
+    #[serde(default)]
+    pub check: CheckKind,
     /// The nodes.
     pub backends: Vec<BackendSpec>,
+}
+
+/// What a balancer speaks with a node to see whether it serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckKind {
+    /// HTTP: the health page.
+    #[default]
+    Http,
+    /// A protocol of mail, as far as a login.
+    #[serde(untagged)]
+    Mail(MailProtocol),
+}
+
+impl CheckKind {
+    /// For a service of a cluster of `kind` whose nodes listen on `port`.
+    pub fn of(kind: ClusterKind, port: u16) -> Self {
+        match kind {
+            ClusterKind::Mail => MailProtocol::of_port(port).map_or(Self::Http, Self::Mail),
+            ClusterKind::Web | ClusterKind::Nas | ClusterKind::Balancer => Self::Http,
+        }
+    }
 }
 
 /// One node behind an external address.
@@ -173,7 +200,7 @@ pub struct ServiceSpec {
 pub struct BackendSpec {
     /// The node.
     pub server: Name,
-    /// Its internal address and port for this service; HTTP health is asked here.
+    /// Its internal address and port for this service; it is checked here.
     pub target: SocketAddrV4,
     /// Where its agent serves the load score.
     pub score: SocketAddrV4,
@@ -183,12 +210,14 @@ pub struct BackendSpec {
     pub drained: bool,
 }
 
-/// What every node of `cluster` should be; `certificates` has the newest of each server that has joined.
+/// What every node of `cluster` should be; `certificates` has the newest of each server that has joined, `secrets` those of each mail
+/// cluster.
 ///
 /// Returns nothing where the fleet has no such cluster.
 pub fn cluster_spec(
     fleet: &Fleet,
     certificates: &BTreeMap<Name, CertificateDigest>,
+    secrets: &BTreeMap<Name, mail::MailSecrets>,
     cluster: &Name,
 ) -> Option<ClusterSpec> {
     let found = fleet.clusters.get(cluster)?;
@@ -201,7 +230,9 @@ pub fn cluster_spec(
             ClusterKind::Web => Work::Web(web_spec(fleet, found, server, role)),
             ClusterKind::Nas => Work::Nas(nas_spec(fleet, cluster)),
             ClusterKind::Balancer => Work::Balancer(balancer_spec(fleet, cluster)),
-            ClusterKind::Mail => Work::Mail,
+            ClusterKind::Mail => {
+                Work::Mail(mail::mail_spec(fleet, found, server, role, secrets.get(cluster)).map(Box::new))
+            }
         };
         let certificate = certificates.get(server).copied();
         (server.clone(), NodeSpec { server: server.clone(), role, address, certificate, peers, work })
@@ -224,6 +255,18 @@ pub fn directory_audience(fleet: &Fleet, cluster: &Name) -> Vec<Name> {
         .and_then(|s| fleet.shares.get(s))
         .and_then(|s| s.nas.clone());
     std::iter::once(cluster.clone()).chain(nas).collect()
+}
+
+/// What clusters of a kind hear of a row. Who keeps the share makes directories and needs no more than their owners: neither proofs of
+/// logins nor keys.
+pub fn row_for(kind: ClusterKind, row: &Row) -> Option<Row> {
+    match (kind, row) {
+        (ClusterKind::Nas, Row::Mailbox(_) | Row::MailAlias(_)) => None,
+        (ClusterKind::Nas, Row::MailDomain { domain, uid, share, dkim: _ }) => {
+            Some(Row::MailDomain { domain: domain.clone(), uid: *uid, share: share.clone(), dkim: None })
+        }
+        _ => Some(row.clone()),
+    }
 }
 
 fn web_spec(fleet: &Fleet, cluster: &phalanx_model::Cluster, server: &Name, role: Role) -> WebSpec {
@@ -296,7 +339,12 @@ fn balancer_spec(fleet: &Fleet, balancer: &Name) -> BalancerSpec {
                 drained: settings.drained,
             }
         });
-        ServiceSpec { external: address.external, cluster: cluster.name.clone(), backends: backends.collect() }
+        ServiceSpec {
+            external: address.external,
+            cluster: cluster.name.clone(),
+            check: CheckKind::of(cluster.kind, address.port),
+            backends: backends.collect(),
+        }
     });
     let networks = fleet.servers.values().map(|s| InternalNet { ip: s.address.network(), ..s.address });
     BalancerSpec { services: services.collect(), internal_networks: networks.collect() }

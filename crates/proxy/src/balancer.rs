@@ -9,7 +9,9 @@ pub mod checks;
 mod command;
 pub mod flows;
 pub mod kernel;
+mod mail_check;
 mod report;
+mod tls;
 
 use crate::config;
 use anyhow::Context as _;

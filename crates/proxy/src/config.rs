@@ -1,5 +1,6 @@
 //! Reading and checking configuration files. A file is read whole and checked whole before anything is bound or changed.
 
+use phalanx_plan::mail::router::MailConfig;
 use phalanx_plan::proxy_config::{BalancerConfig, ProxyConfig};
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
@@ -54,7 +55,15 @@ pub fn load_balancer(path: &Path) -> Result<BalancerConfig, ConfigError> {
     load(path, BalancerConfig::problems)
 }
 
-/// Checks a file of either kind and says which it is. A balancer's has `services` at its top.
+/// Reads `mail.json`.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn load_mail(path: &Path) -> Result<MailConfig, ConfigError> {
+    load(path, MailConfig::problems)
+}
+
+/// Checks a file of any kind and says which it is. A balancer's has `services` at its top, a mail node's has `ways`.
 ///
 /// # Errors
 /// See [`ConfigError`].
@@ -63,6 +72,9 @@ pub fn check(path: &Path) -> Result<&'static str, ConfigError> {
     if any.get("services").is_some() {
         load_balancer(path)?;
         Ok("a balancer")
+    } else if any.get("ways").is_some() {
+        load_mail(path)?;
+        Ok("a mail node")
     } else {
         load_node(path)?;
         Ok("a web node")
@@ -117,5 +129,6 @@ mod tests {
         let weight = r#"{"services":[{"external":"192.0.2.1:80","cluster":"web","backends":[
             {"server":"web1","target":"10.9.0.11:80","score":"10.9.0.11:342","weight":0,"drained":false}]}]}"#;
         assert_eq!(refusal(weight), "x.json: 192.0.2.1:80: the weight of web1 is 0; it must be 1 to 100");
+        assert_eq!(refusal(r#"{"server": "mail1", "ways": []}"#), "x.json: \"ways\" is empty: name at least one");
     }
 }

@@ -10,7 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 #[derive(Debug, Parser)]
 #[command(name = "phalanx-proxy", version, arg_required_else_help = true)]
 struct Arguments {
-    /// Say whether FILE (a proxy.json or balancer.json) can be used, and end.
+    /// Say whether FILE (a proxy.json, balancer.json or mail.json) can be used, and end.
     #[arg(long, value_name = "FILE", exclusive = true)]
     check: Option<PathBuf>,
     #[command(subcommand)]
@@ -29,6 +29,12 @@ enum Work {
     Balancer {
         /// The configuration; it is read again on SIGHUP.
         #[arg(long, default_value = "/var/lib/phalanx/live/balancer.json")]
+        config: PathBuf,
+    },
+    /// Lead clients of a mail node to the mailboxes' holder, and on the holder from the nodes to Dovecot.
+    Mail {
+        /// The configuration; it is read again on SIGHUP.
+        #[arg(long, default_value = "/var/lib/phalanx/live/mail.json")]
         config: PathBuf,
     },
 }
@@ -59,7 +65,10 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Some(Work::Balancer { config }) => {
             runtime(Builder::new_multi_thread())?.block_on(phalanx_proxy::balancer::run(&config))
         }
-        None => anyhow::bail!("say what to do: node, balancer or --check FILE"),
+        Some(Work::Mail { config }) => {
+            runtime(Builder::new_multi_thread())?.block_on(phalanx_proxy::mail::run(&config))
+        }
+        None => anyhow::bail!("say what to do: node, balancer, mail or --check FILE"),
     }
 }
 

@@ -21,7 +21,7 @@ mod route;
 mod upstream;
 mod worker;
 
-use crate::{config, status};
+use crate::{config, socket, status};
 use access_log::AccessLog;
 use accounts::Accounts;
 use anyhow::Context as _;
@@ -30,7 +30,6 @@ use health::Health;
 use launcher::Launcher;
 use listener::Listeners;
 use phalanx_plan::proxy_config::ProxyConfig;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use std::net::SocketAddrV4;
 use std::path::Path;
@@ -129,7 +128,7 @@ impl Node {
             accounts,
             health: Health::start().context("starting the thread for the share's marker")?,
             log: log.context("starting the thread for the access log")?,
-            files_max: raise_files_max(),
+            files_max: socket::raise_files_max(),
             requests_total: AtomicU64::new(0),
             errors_total: AtomicU64::new(0),
             config: RwLock::new(Arc::new(config)),
@@ -195,18 +194,6 @@ impl Node {
         let cut = self.workers.connections();
         if cut > 0 {
             tracing::warn!("ending with {cut} connections still open");
-        }
-    }
-}
-
-/// Raises the limit of open files as far as this process may, and says what it is.
-fn raise_files_max() -> usize {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        Ok(()) => maximum.map_or(usize::MAX, |max| max as usize),
-        Err(error) => {
-            tracing::warn!("the limit of open files can't be raised: {error}");
-            current.map_or(usize::MAX, |max| max as usize)
         }
     }
 }

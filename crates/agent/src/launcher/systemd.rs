@@ -52,8 +52,7 @@ pub async fn limit(uid: Uid, limits: &Limits) -> Result<(), CommandError> {
 pub async fn stop(uids: &[Uid]) -> Result<(), CommandError> {
     let mut args = vec!["stop".to_owned()];
     for uid in uids {
-        args.extend(service::httpd_units(*uid));
-        args.extend([format!("phalanx-php@{uid}.socket"), slice(*uid)]);
+        args.extend([service::httpd_pattern(*uid), format!("phalanx-php@{uid}.socket"), slice(*uid)]);
     }
     command::succeed("systemctl", &args, STOP_LIMIT).await.map(drop)
 }

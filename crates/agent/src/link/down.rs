@@ -316,7 +316,7 @@ mod tests {
             address: "10.9.0.12/24".parse().expect("an address"),
             certificate,
             peers: BTreeMap::new(),
-            work: Work::Mail,
+            work: Work::Mail(None),
         };
         let nodes = BTreeMap::from([(name("web2"), node)]);
         let spec = ClusterSpec { cluster: name("web"), master: name("web1"), nodes };

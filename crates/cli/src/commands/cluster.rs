@@ -8,7 +8,7 @@ use crate::render::text::{cell, printable};
 use crate::session::Session;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use phalanx_model::{ClusterKind, Name};
+use phalanx_model::{ClusterKind, HostName, Name, Right};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -41,7 +41,8 @@ pub enum ClusterCommand {
 Examples:
   phalanx cluster add lb --kind balancer --master lb1
   phalanx cluster add nas --kind nas --master nas1
-  phalanx cluster add web --kind web --master web1 --share content")]
+  phalanx cluster add web --kind web --master web1 --share content
+  phalanx cluster add mail --kind mail --master mail1 --share post --mail-name mail.example.org")]
     Add {
         /// Its name: 1 to 32 of a-z, 0-9 and -
         name: Name,
@@ -54,6 +55,9 @@ Examples:
         /// The share that all its nodes mount
         #[arg(long)]
         share: Option<Name>,
+        /// The name under which the servers of a mail cluster greet the world and are found
+        #[arg(long, value_name = "HOST")]
+        mail_name: Option<HostName>,
     },
     /// List the clusters
     List(ListArgs),
@@ -62,7 +66,7 @@ Examples:
         /// The cluster
         name: Name,
     },
-    /// Change a cluster's share or httpd directives
+    /// Change a cluster's share, httpd directives or mail name
     #[command(after_help = "\
 Examples:
   phalanx cluster change web --share content
@@ -141,6 +145,21 @@ Examples:
         #[arg(value_parser = clap::value_parser!(u8).range(1..=100))]
         weight: u8,
     },
+    /// Let a right that one node alone has go to another node, as soon as its holder is at an end with it
+    #[command(after_help = "\
+`phalanx cluster show` tells who has which right. A move that has not come to pass is taken back by naming the holder itself.
+
+Example:
+  phalanx cluster move-grant mail mailboxes --to mail2      mail2 opens the mailboxes after mail1 has stopped")]
+    MoveGrant {
+        /// The cluster
+        cluster: Name,
+        /// The right: mailboxes, or queue-SERVER
+        right: Right,
+        /// The node that gets it
+        #[arg(long, value_name = "NODE")]
+        to: Name,
+    },
 }
 
 /// What can be changed of a cluster.
@@ -160,15 +179,18 @@ pub struct ChangeArgs {
     /// Remove all such directives
     #[arg(long)]
     no_httpd_directives: bool,
+    /// The name under which the servers of a mail cluster greet the world and are found
+    #[arg(long, value_name = "HOST")]
+    mail_name: Option<HostName>,
 }
 
 /// Runs one.
 pub fn run(command: ClusterCommand, session: &Session) -> Result<(), Failure> {
     match command {
-        ClusterCommand::Add { name, kind, master, share } => {
+        ClusterCommand::Add { name, kind, master, share, mail_name } => {
             let kind = ClusterKind::from(kind);
             let next = format!("`phalanx server token {master}` gives the command with which {master} joins");
-            let body = json!({"name": name, "kind": kind, "master": master, "share": share});
+            let body = json!({"name": name, "kind": kind, "master": master, "share": share, "mail_name": mail_name});
             CLUSTER.add(session, &body, &next).map(drop)
         }
         ClusterCommand::List(args) => CLUSTER.list(session, &args, ""),
@@ -195,11 +217,12 @@ pub fn run(command: ClusterCommand, session: &Session) -> Result<(), Failure> {
         ClusterCommand::Weight { cluster, server, weight } => {
             set_node(session, &cluster, &server, &json!({"weight": weight}), &format!("has weight {weight}"))
         }
+        ClusterCommand::MoveGrant { cluster, right, to } => move_grant(session, &cluster, &right, &to),
     }
 }
 
 fn patch(args: &ChangeArgs) -> Result<Value, Failure> {
-    let ChangeArgs { name: _, share, no_share, httpd_directives_file, no_httpd_directives } = args;
+    let ChangeArgs { name: _, share, no_share, httpd_directives_file, no_httpd_directives, mail_name } = args;
     let mut patch = Map::new();
     if *no_share || share.is_some() {
         patch.insert("share".into(), json!(share));
@@ -209,7 +232,22 @@ fn patch(args: &ChangeArgs) -> Result<Value, Failure> {
     } else if *no_httpd_directives {
         patch.insert("httpd_directives".into(), json!([]));
     }
+    if let Some(mail_name) = mail_name {
+        patch.insert("mail_name".into(), json!(mail_name));
+    }
     Ok(Value::Object(patch))
+}
+
+fn move_grant(session: &Session, cluster: &Name, right: &Right, to: &Name) -> Result<(), Failure> {
+    let path = format!("/clusters/{cluster}/grants/{right}/move");
+    let answer = session.client.post(&path, &json!({ "to": to }))?.body;
+    session.show(&answer, |cluster| {
+        let grant = &cluster["grants"][right.to_string()];
+        match grant["moving_to"].as_str() {
+            Some(to) => format!("{right} go from {} to {}.\n", cell(&grant["holder"]), printable(to)),
+            None => format!("{right} stay with {}.\n", cell(&grant["holder"])),
+        }
+    })
 }
 
 /// The lines of a file, without the empty ones at its end.

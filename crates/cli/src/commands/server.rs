@@ -120,8 +120,9 @@ pub fn run(command: ServerCommand, session: &Session) -> Result<(), Failure> {
     match command {
         ServerCommand::Add { name, kind, address } => {
             let kind = ClusterKind::from(kind);
+            let more = if kind == ClusterKind::Mail { " --mail-name HOST" } else { "" };
             let next = format!(
-                "put it into a cluster (`phalanx cluster add NAME --kind {kind} --master {name}`, or \
+                "put it into a cluster (`phalanx cluster add NAME --kind {kind} --master {name}{more}`, or \
                  `phalanx cluster add-slave CLUSTER {name}`); `phalanx server token {name}` gives the command with which it joins"
             );
             SERVER.add(session, &json!({"name": name, "kind": kind, "address": address}), &next).map(drop)

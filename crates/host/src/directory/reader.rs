@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// A read-only view. A row is seen by the first look-up after its commit.
 #[derive(Debug)]
 pub struct Reader {
-    connection: Connection,
+    pub(super) connection: Connection,
     path: PathBuf,
 }
 
@@ -132,11 +132,11 @@ impl Reader {
         Ok((self.parse(body)?, share.parse().map_err(|e| self.bad_row(share, &e))?))
     }
 
-    fn parse<T: serde::de::DeserializeOwned>(&self, body: &str) -> Result<T, DirectoryError> {
+    pub(super) fn parse<T: serde::de::DeserializeOwned>(&self, body: &str) -> Result<T, DirectoryError> {
         serde_json::from_str(body).map_err(|e| self.bad_row(body, &e))
     }
 
-    fn failed(&self, source: rusqlite::Error) -> DirectoryError {
+    pub(super) fn failed(&self, source: rusqlite::Error) -> DirectoryError {
         DirectoryError::Sqlite { path: self.path.clone(), source }
     }
 

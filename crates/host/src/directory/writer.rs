@@ -1,6 +1,6 @@
 //! What the agent writes, and what a master reads out for its slaves.
 
-use super::DirectoryError;
+use super::{DirectoryError, mail};
 use phalanx_model::{DirectoryChange, Name, Position, Row, RowKey, Uid};
 use phalanx_plan::session::{Batch, Snapshot, upstream::BATCH_LEN_MAX};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
@@ -12,8 +12,8 @@ const LOG_REVISIONS_KEPT: u64 = 20_000;
 /// The one writer of a node's directory.
 #[derive(Debug)]
 pub struct Writer {
-    connection: Connection,
-    path: PathBuf,
+    pub(super) connection: Connection,
+    pub(super) path: PathBuf,
 }
 
 /// An account whose derived files may be out of date. It may be gone from the directory by now.
@@ -45,12 +45,12 @@ impl Writer {
             connection.pragma_update(None, "journal_mode", "WAL")?;
             connection.pragma_update(None, "synchronous", "FULL")?;
             let known: bool = connection.query_row(
-                "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'dirty')",
+                "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'mail_dirty')",
                 [],
                 |row| row.get(0),
             )?;
             if !known {
-                connection.execute_batch(&format!("BEGIN IMMEDIATE; {} COMMIT;", super::SCHEMA))?;
+                connection.execute_batch(&format!("BEGIN IMMEDIATE; {} {} COMMIT;", super::SCHEMA, mail::SCHEMA))?;
             }
             // A read makes sure that -wal and -shm exist from now on.
             connection.query_row("SELECT revision FROM position", [], |row| row.get::<_, i64>(0))?;
@@ -121,6 +121,7 @@ impl Writer {
                 "INSERT OR IGNORE INTO dirty SELECT name, uid FROM account;
                  DELETE FROM account; DELETE FROM site; DELETE FROM host; DELETE FROM change_log;",
             )?;
+            mail::clear(tx)?;
             let mut incoming = tx.prepare("SELECT body FROM incoming ORDER BY rowid")?;
             let mut rows = incoming.query([])?;
             while let Some(row) = rows.next()? {
@@ -211,7 +212,7 @@ impl Writer {
         self.transaction(|tx| tx.execute("INSERT OR IGNORE INTO dirty SELECT name, uid FROM account", []).map(|_| ()))
     }
 
-    fn transaction(
+    pub(super) fn transaction(
         &mut self,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
     ) -> Result<(), DirectoryError> {
@@ -223,7 +224,7 @@ impl Writer {
         run(&mut self.connection).map_err(|source| DirectoryError::Sqlite { path: self.path.clone(), source })
     }
 
-    fn failed(&self, source: rusqlite::Error) -> DirectoryError {
+    pub(super) fn failed(&self, source: rusqlite::Error) -> DirectoryError {
         DirectoryError::Sqlite { path: self.path.clone(), source }
     }
 }
@@ -265,6 +266,7 @@ impl SnapshotReader {
             self.after = match found.last() {
                 Some((name, _)) => Some((table, name.clone())),
                 None if table == "account" => Some(("site", String::new())),
+                None if table == "site" => Some(("mail", String::new())),
                 None => None,
             };
             rows.extend(found.into_iter().map(|(_, row)| row));
@@ -280,7 +282,8 @@ impl SnapshotReader {
     fn page(&self, table: &str, after: &str, limit: usize) -> Result<Vec<(String, Row)>, DirectoryError> {
         let query = match table {
             "account" => "SELECT name, body, share FROM account WHERE name > ?1 ORDER BY name LIMIT ?2",
-            _ => "SELECT name, body, '' FROM site WHERE name > ?1 ORDER BY name LIMIT ?2",
+            "site" => "SELECT name, body, '' FROM site WHERE name > ?1 ORDER BY name LIMIT ?2",
+            _ => "SELECT key, body, '' FROM mail WHERE key > ?1 ORDER BY key LIMIT ?2",
         };
         let found: Vec<(String, String, String)> = (self.connection.prepare_cached(query))
             .and_then(|mut page| {
@@ -296,6 +299,7 @@ impl SnapshotReader {
                         account: serde_json::from_str(&body).map_err(|e| bad(format!("{name:?}: {e}")))?,
                         share: share.parse().map_err(|e| bad(format!("{name:?}: {e}")))?,
                     },
+                    "mail" => serde_json::from_str(&body).map_err(|e| bad(format!("{name:?}: {e}")))?,
                     _ => Row::Site(serde_json::from_str(&body).map_err(|e| bad(format!("{name:?}: {e}")))?),
                 };
                 Ok((name, row))
@@ -365,6 +369,7 @@ fn put(tx: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
             }
             mark_dirty(tx, account)
         }
+        Row::MailDomain { .. } | Row::Mailbox(_) | Row::MailAlias(_) => mail::put(tx, row),
     }
 }
 
@@ -385,6 +390,7 @@ fn remove(tx: &Transaction<'_>, key: &RowKey) -> rusqlite::Result<()> {
                 mark_dirty(tx, &account)?;
             }
         }
+        RowKey::MailDomain(_) | RowKey::Mailbox(_) | RowKey::MailAlias(_) => mail::remove(tx, key)?,
     }
     Ok(())
 }

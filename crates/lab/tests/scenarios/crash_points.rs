@@ -4,14 +4,16 @@
 
 use anyhow::{Context, Result, ensure};
 use phalanx_lab::eventually;
-use phalanx_lab::figure::{EXTERNAL, Figure, WHO, WHO_PAGE};
+use phalanx_lab::figure::{EXTERNAL, Figure, SHARE, WHO, WHO_PAGE};
 use phalanx_lab::load::{Record, Running, clock_ms};
-use std::collections::BTreeSet;
 use std::time::Duration;
 
+mod change;
 mod doomed;
+mod exports;
 
-use doomed::{BESIDE_STEPS, Death, Doomed, at_each_step, step_by_step};
+use doomed::{BESIDE_STEPS, Death, Doomed, RENEWALS, at_each_step, step_by_step, step_by_step_of};
+pub use exports::{the_nas_leaves, who_may_mount_changes};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -23,7 +25,7 @@ fn load(figure: &Figure) -> Result<Running> {
 }
 
 /// Ends the load; it must have gone on after the last convergence, and no request may have failed.
-fn unharmed(figure: &Figure, load: Running) -> Result<Vec<Record>> {
+pub fn unharmed(figure: &Figure, load: Running) -> Result<Vec<Record>> {
     let converged_ms = clock_ms();
     std::thread::sleep(Duration::from_millis(500));
     let records = load.stop(&figure.host("client"))?;
@@ -32,14 +34,6 @@ fn unharmed(figure: &Figure, load: Running) -> Result<Vec<Record>> {
     ensure!(bad.is_empty(), "{} of {} requests failed: {bad:?}", bad.len(), records.len());
     println!("{} requests, none failed", records.len());
     Ok(records)
-}
-
-/// The steps of one host and one change, with those that must be among them.
-fn among(planned: &BTreeSet<String>, what: &str, wanted: &[&str]) -> Result<()> {
-    let missing: Vec<_> = wanted.iter().filter(|step| !planned.contains(**step)).collect();
-    ensure!(missing.is_empty(), "{what}: {missing:?} was not planned: {planned:?}");
-    println!("{what}: killed before and after each of {planned:?}");
-    Ok(())
 }
 
 /// What web2 shows of a second address: in its interface, its rules, its proxy's configuration, and by an answer.
@@ -76,10 +70,10 @@ fn address(figure: &Figure) -> Result<()> {
     let (is_there, is_gone) = (|round| second_address(figure, Some(port(round))), |_| second_address(figure, None));
     let planned = at_each_step(figure, &["web2", "lb"], [&add, &remove], [&is_there, &is_gone])?;
     let [there, back, lb, lb_back] = &planned[..] else { anyhow::bail!("{planned:?}") };
-    among(there, "web2, an address", &["add-address", "add-rule", "stage", "validate", "switch", "reload", "verify"])?;
-    among(back, "web2, an address less", &["switch", "reload", "verify", "remove-rule", "remove-address"])?;
-    among(lb, "lb, an address", &["stage", "validate", "switch", "reload"])?;
-    among(lb_back, "lb, an address less", &["switch", "reload"])
+    change::NODE_GETS_AN_ADDRESS.planned(there)?;
+    change::NODE_LOSES_AN_ADDRESS.planned(back)?;
+    change::BALANCER_GETS_AN_ADDRESS.planned(lb)?;
+    change::BALANCER_LOSES_AN_ADDRESS.planned(lb_back)
 }
 
 /// The administrator's directives, which every awake account reads.
@@ -105,8 +99,8 @@ fn directives(figure: &Figure) -> Result<()> {
     };
     let planned = at_each_step(figure, &["web2"], [&set, &unset], [&|round| header(Some(round)), &|_| header(None)])?;
     let [there, back] = &planned[..] else { anyhow::bail!("{planned:?}") };
-    among(there, "web2, directives", &["stage", "validate", "switch", "reload-accounts", "verify"])?;
-    among(back, "web2, no directives", &["switch", "reload-accounts", "verify"])?;
+    change::DIRECTIVES_COME.planned(there)?;
+    change::DIRECTIVES_GO.planned(back)?;
     // The places within a reload of the accounts.
     let renewed = || figure.host("web2").text("test -z \"$(ls /run/phalanx/renew)\"").map(drop);
     let done: [&dyn Fn() -> Result<()>; 2] =
@@ -132,7 +126,8 @@ fn share(figure: &Figure) -> Result<()> {
         figure.phalanx("share remove other")?;
         nas.converged("share remove other")?;
         if deaths.is_empty() {
-            let expected = ["before step keep-share", "after step keep-share"];
+            let sides = |step: &&str| [format!("before step {step}"), format!("after step {step}")];
+            let expected: Vec<_> = change::SHARE_COMES.steps.iter().flat_map(sides).collect();
             ensure!(died == expected, "{died:?}");
             println!("nas, a share: killed at each of {died:?}");
             return Ok(());
@@ -161,6 +156,42 @@ const IDLE: &str = "! systemctl is-active --quiet phalanx-proxy phalanx-guard ph
     ! ip rule show | grep -q '^7[34]' && ! ip route show table 7400 2> /dev/null | grep -q default && \
     test -z \"$(pgrep -f /usr/sbin/apach[e]2)\"";
 
+/// A server of an account is left running on a machine that has left its cluster: of none of the cluster's accounts, which have ended by then.
+fn left_running(figure: &Figure) -> Result<()> {
+    const UNIT: &str = "phalanx-httpd@1900000099.service";
+    let web3 = figure.host("web3");
+    web3.write_file(&format!("/run/systemd/system/{UNIT}"), b"[Service]\nExecStart=/bin/sleep infinity\n")?;
+    let start = || web3.text(&format!("systemctl daemon-reload && systemctl start {UNIT}")).map(drop);
+    let planned = step_by_step_of(figure, "web3", "a server left running", 1, start, |agent| {
+        eventually(LIMIT, "the end of the server, and two deaths", || {
+            web3.text(&format!("! systemctl is-active {UNIT}"))?;
+            let deaths = agent.deaths()?;
+            ensure!(deaths.len() == 2, "{deaths:?}");
+            Ok(())
+        })
+    })?;
+    change::ACCOUNT_IS_LEFT.planned(&planned)
+}
+
+/// Somebody mounts another directory in the place of the share of a node, which has no traffic at the time.
+fn replaced(figure: &Figure) -> Result<()> {
+    let web3 = figure.host("web3");
+    figure.phalanx("cluster drain web web3")?;
+    figure.settled(&["lb", "web3"])?;
+    let replace = || web3.text(&format!("umount -l {SHARE} && mount --bind /var/tmp {SHARE}")).map(drop);
+    let planned = step_by_step_of(figure, "web3", "another mount for the share", 2, replace, |_| {
+        eventually(LIMIT, "the share's own mount", || {
+            let layers = web3.text(&format!("grep -c ' {SHARE} ' /proc/self/mountinfo; cat {SHARE}/.phalanx-share"))?;
+            ensure!(layers.starts_with("2\n"), "{layers}");
+            Ok(())
+        })?;
+        figure.settled(&["web3"])
+    })?;
+    change::SHARE_IS_REPLACED.planned(&planned)?;
+    figure.phalanx("cluster undrain web web3")?;
+    figure.serves_through("web3", LIMIT)
+}
+
 #[test]
 fn crash_points_of_a_join() -> Result<()> {
     Figure::scenario(|figure| {
@@ -172,11 +203,12 @@ fn crash_points_of_a_join() -> Result<()> {
         let load = load(figure)?;
         let left = step_by_step(figure, "web3", "cluster remove-slave web web3 --deadline 10s")?;
         figure.host("web3").text(IDLE)?;
-        among(&left, "web3 leaves", &["stop", "remove-mount", "remove-table", "remove-rule", "remove-route"])?;
+        change::NODE_LEAVES.planned(&left)?;
+        left_running(figure)?;
         let joined = step_by_step(figure, "web3", "cluster add-slave web web3")?;
         figure.node_answers("web3", WHO, WHO_PAGE, "web3")?;
-        let joins = ["seal-mount-point", "mount", "set-route", "add-rule", "load-table", "start"];
-        among(&joined, "web3 joins", &joins)?;
+        change::NODE_JOINS.planned(&joined)?;
+        replaced(figure)?;
         unharmed(figure, load)?;
         figure.settled(&["web1", "web2", "web3", "lb"])
     })
@@ -193,10 +225,10 @@ fn crash_points_of_a_balancer() -> Result<()> {
         // As a machine is that has just been installed.
         lb.text("! systemctl is-active --quiet phalanx-balancer && ! nft list table ip phalanx_balancer 2> /dev/null")?;
         lb.text("sysctl -qw net.ipv4.ip_forward=0")?;
-        among(&left, "lb leaves", &["stop", "unlink"])?;
+        change::BALANCER_LEAVES.planned(&left)?;
         let joined = step_by_step(figure, "lb", "cluster add front --kind balancer --master lb")?;
         lb.text("systemctl is-active --quiet phalanx-balancer && test $(sysctl -n net.ipv4.ip_forward) = 1")?;
-        among(&joined, "lb joins", &["set-sysctl", "link", "start"])?;
+        change::BALANCER_JOINS.planned(&joined)?;
         figure.phalanx(&format!("address add {EXTERNAL}:80 --balancer front --cluster web --port 80"))?;
         figure.settled(&["lb"])?;
         figure.who(&[])?;
@@ -238,8 +270,14 @@ fn at_each_point(
     let mut died = Vec::new();
     // Nothing of what was done before is under way.
     eventually(LIMIT, &format!("rest before `{change}`"), || is_done[1]())?;
-    for point in 0..40 {
-        machine.doom(&[BESIDE_STEPS + point])?;
+    let mut lanes = [BESIDE_STEPS, RENEWALS].into_iter();
+    let mut next = lanes.next();
+    for _ in 0..40 {
+        let Some(point) = next else {
+            println!("{host}, `{change}`: killed at each of {died:?}");
+            return Ok(died);
+        };
+        machine.doom(&[point])?;
         figure.phalanx(change)?;
         eventually(
             LIMIT,
@@ -247,14 +285,10 @@ fn at_each_point(
             || is_done[0](),
         )?;
         let deaths = machine.deaths()?;
-        let is_over = deaths.is_empty();
+        next = if deaths.is_empty() { lanes.next() } else { Some(point + 1) };
         died.extend(deaths.into_iter().map(|Death { place, .. }| place));
         figure.phalanx(undo)?;
         eventually(LIMIT, &format!("what `{undo}` is for"), || is_done[1]())?;
-        if is_over {
-            println!("{host}, `{change}`: killed at each of {died:?}");
-            return Ok(died);
-        }
     }
     anyhow::bail!("the points never end: {died:?}")
 }
@@ -267,10 +301,10 @@ fn crash_points_of_accounts() -> Result<()> {
         "before changed accounts are derived",
         "account-configuration: it is noted that it changes",
         "account-configuration: it has changed",
+        "after changed accounts were derived",
         "account-renew: both httpds run",
         "account-renew: the former httpd was told to end",
         "account-renew: all was done, but that is not noted",
-        "after changed accounts were derived",
     ];
     Figure::scenario(|figure| {
         figure.who(&[])?;

@@ -16,7 +16,8 @@ const TRIES_MAX: u32 = 40;
 /// The most seconds that the load goes on, if nothing stops it.
 const LOAD_S: u32 = 300;
 
-fn slow_page() -> String {
+/// A page whose first line is the node's name, and whose last comes [`DOWNLOAD_S`] later.
+pub fn slow_page() -> String {
     let letters = LINE_BYTES - 1;
     format!(
         "<?php while (ob_get_level()) ob_end_flush(); echo gethostname(), \"\\n\"; for ($i = 0; $i < {DOWNLOAD_S}; $i++) {{ \
@@ -24,8 +25,8 @@ fn slow_page() -> String {
     )
 }
 
-/// Begins the slow download over a new connection that the balancer gave to `node`.
-fn download_from(figure: &Figure, node: &str) -> Result<Background> {
+/// Begins the download of [`slow_page`] over a new connection that the balancer gave to `node`.
+pub fn download_from(figure: &Figure, node: &str) -> Result<Background> {
     let client = figure.host("client");
     for _ in 0..TRIES_MAX {
         let line = format!("exec curl -sS -N -m 90 -H 'Host: {WHO}' http://{EXTERNAL}/slow.php");
@@ -43,6 +44,20 @@ fn download_from(figure: &Figure, node: &str) -> Result<Background> {
         // Its curl ends by itself when nobody reads it any more.
     }
     bail!("none of {TRIES_MAX} connections went to {node}")
+}
+
+/// A download that has ended has all lines of [`slow_page`].
+pub fn is_whole(download: Background) -> Result<()> {
+    let got = download.wait(Duration::from_secs(5))?.text()?;
+    let lines: Vec<_> = got.lines().collect();
+    ensure!(
+        lines.len() == DOWNLOAD_S as usize + 2 && got.len() > DOWNLOAD_S as usize * LINE_BYTES,
+        "{} lines, {} bytes came",
+        lines.len(),
+        got.len()
+    );
+    ensure!(lines.last() == Some(&"whole"), "the download was cut short");
+    Ok(())
 }
 
 #[test]
@@ -69,15 +84,7 @@ fn join_and_leave() -> Result<()> {
             Ok(())
         })?;
         ensure!(!download.is_running()?, "the slave has left before its last flow ended");
-        let got = download.wait(Duration::from_secs(5))?.text()?;
-        let lines: Vec<_> = got.lines().collect();
-        ensure!(
-            lines.len() == DOWNLOAD_S as usize + 2 && got.len() > DOWNLOAD_S as usize * LINE_BYTES,
-            "{} lines, {} bytes came",
-            lines.len(),
-            got.len()
-        );
-        ensure!(lines.last() == Some(&"whole"), "the download was cut short");
+        is_whole(download)?;
         // What it was is taken back: it mounts nothing and serves nothing.
         eventually(Duration::from_secs(20), "an idle web3", || {
             let idle = "! systemctl is-active --quiet phalanx-proxy && ! grep -q ' /srv/phalanx/content ' /proc/self/mountinfo";

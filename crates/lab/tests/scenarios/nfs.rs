@@ -1,6 +1,7 @@
 //! Figure 1 on real NFS 4.2 and control groups v2: both nodes write with locks and lose no update, the NAS dies and comes back under
-//! load, nothing is ever written beneath a mount point, and accounts' limits hold.
+//! load, nothing is ever written beneath a mount point, accounts' limits hold, and the exports change while the NAS's agent dies.
 
+use super::crash_points;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,12 @@ fn nfs() -> Result<()> {
         a_mount_that_is_taken_away_comes_back(figure)?;
         the_nas_dies_and_comes_back_under_load(figure)?;
         add_the_hungry_account(figure)?;
-        NODES.iter().try_for_each(|node| limits_hold(figure, node))
+        NODES.iter().try_for_each(|node| limits_hold(figure, node))?;
+        exports_change_while_the_agent_dies(figure)?;
+        for line in ["account remove count --with-sites", "account remove hungry --with-sites"] {
+            figure.phalanx(line)?;
+        }
+        crash_points::the_nas_leaves(figure)
     })
 }
 
@@ -173,6 +179,15 @@ fn the_nas_dies_and_comes_back_under_load(figure: &Figure) -> Result<()> {
     let failed: Vec<_> = records.iter().filter(|record| !record.ok()).collect();
     ensure!(failed.is_empty(), "{} requests fail after the NAS came back: {:?}", failed.len(), failed.first());
     nothing_is_beneath(figure)
+}
+
+/// The NAS's agent dies at each step of changes of its exports: the nodes go on reading and writing, and no update is lost.
+fn exports_change_while_the_agent_dies(figure: &Figure) -> Result<()> {
+    const LOAD_S: u32 = 300;
+    let load = load(figure, 10, LOAD_S).start(&figure.host("client"))?;
+    crash_points::who_may_mount_changes(figure)?;
+    counted(&crash_points::unharmed(figure, load)?)?;
+    figure.settled(&["web1", "web2", "nas", "lb"])
 }
 
 fn add_the_hungry_account(figure: &Figure) -> Result<()> {

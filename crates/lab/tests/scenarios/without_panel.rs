@@ -91,8 +91,9 @@ fn serves_on(figure: &Figure) -> Result<()> {
     Ok(())
 }
 
-/// A node that is dead is passed by, and is back in service when it lives again.
-fn passes_by_a_dead_node(figure: &Figure) -> Result<()> {
+/// An account that is asleep wakes on every node; a node that is dead is passed by, and is back in service when it lives again.
+fn wakes_and_passes_by(figure: &Figure) -> Result<()> {
+    NODES.iter().try_for_each(|node| figure.node_answers(node, "asleep.example.org", "/", "good morning"))?;
     let web2 = figure.host("web2");
     web2.freeze()?;
     // The promise of the scenarios of death.
@@ -113,24 +114,24 @@ fn looked_twice(figure: &Figure) -> Result<()> {
     figure.settled(&SERVERS)
 }
 
+/// Those who are started again do nothing twice, and then carry out a change.
+fn come_back(figure: &Figure, start: impl FnOnce() -> Result<()>) -> Result<()> {
+    let during = footprint(figure)?;
+    start()?;
+    looked_twice(figure)?;
+    is_as_before(&during, &footprint(figure)?)?;
+    figure.phalanx("site add late.example.org --account who").context("a change after the return")?;
+    NODES.iter().try_for_each(|node| serves(figure, node, "late.example.org", 403))
+}
+
 #[test]
 fn without_panel_and_agents() -> Result<()> {
     scenario(|figure, _| {
         panel(figure, "stop")?;
         agents(figure, "stop")?;
         serves_on(figure)?;
-        // Waking needs neither of them, nor does passing by a dead node.
-        NODES.iter().try_for_each(|node| figure.node_answers(node, "asleep.example.org", "/", "good morning"))?;
-        passes_by_a_dead_node(figure)?;
-
-        let during = footprint(figure)?;
-        panel(figure, "start")?;
-        agents(figure, "start")?;
-        looked_twice(figure)?;
-        is_as_before(&during, &footprint(figure)?)?;
-
-        figure.phalanx("site add late.example.org --account who").context("a change after the return")?;
-        NODES.iter().try_for_each(|node| serves(figure, node, "late.example.org", 403))
+        wakes_and_passes_by(figure)?;
+        come_back(figure, || panel(figure, "start").and_then(|()| agents(figure, "start")))
     })
 }
 
@@ -140,8 +141,7 @@ fn without_panel() -> Result<()> {
         panel(figure, "stop")?;
         serves_on(figure)?;
         is_as_before(&before, &footprint(figure)?).context("while the panel was gone")?;
-        NODES.iter().try_for_each(|node| figure.node_answers(node, "asleep.example.org", "/", "good morning"))?;
-        passes_by_a_dead_node(figure)?;
+        wakes_and_passes_by(figure)?;
 
         // The agents mend what somebody broke, without a panel.
         let web2 = figure.host("web2");
@@ -150,12 +150,7 @@ fn without_panel() -> Result<()> {
             web2.text("ip rule show priority 7400 from 10.9.0.12 | grep -q lookup")
         })?;
 
-        let during = footprint(figure)?;
-        panel(figure, "start")?;
-        looked_twice(figure)?;
-        is_as_before(&during, &footprint(figure)?)?;
-        figure.phalanx("site add late.example.org --account who").context("a change after the return")?;
-        NODES.iter().try_for_each(|node| serves(figure, node, "late.example.org", 403))
+        come_back(figure, || panel(figure, "start"))
     })
 }
 

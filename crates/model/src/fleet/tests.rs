@@ -1,8 +1,9 @@
 //! Each rule refused by name, and a property: whatever is tried, the fleet keeps its invariants.
 
 use super::*;
-use crate::ShareKind;
+use crate::cluster::MailService;
 use crate::share::Marker;
+use crate::{Grant, ShareKind};
 use proptest::prelude::*;
 
 fn name(text: &str) -> Name {
@@ -14,15 +15,9 @@ fn server(text: &str, kind: ClusterKind, last: u8) -> Server {
 }
 
 fn cluster(text: &str, kind: ClusterKind, master: &str) -> Cluster {
-    Cluster {
-        name: name(text),
-        kind,
-        master: name(master),
-        slaves: BTreeMap::new(),
-        master_settings: NodeSettings::default(),
-        share: None,
-        httpd_directives: vec![],
-    }
+    let mail = (kind == ClusterKind::Mail)
+        .then(|| MailService { host_name: "mail.example.net".parse().expect("a host name") });
+    Cluster { mail, ..Cluster::new(name(text), kind, name(master)) }
 }
 
 fn address(port: u16) -> ExternalAddress {
@@ -268,4 +263,72 @@ proptest! {
             check_invariants(&fleet);
         }
     }
+}
+
+/// Figure 1 with a mail cluster of two.
+fn with_mail() -> Fleet {
+    let mut fleet = figure_1();
+    let mail = Cluster { share: Some(name("content")), ..cluster("mail", ClusterKind::Mail, "mail1") };
+    fleet.apply(FleetChange::AddCluster { cluster: mail }).expect("a new cluster");
+    fleet.apply(FleetChange::AddServer { server: server("mail2", ClusterKind::Mail, 32) }).expect("a new server");
+    let slave =
+        FleetChange::AddSlave { cluster: name("mail"), server: name("mail2"), settings: NodeSettings::default() };
+    fleet.apply(slave).expect("a new slave");
+    fleet
+}
+
+fn ask(to: &str) -> FleetChange {
+    FleetChange::AskGrant { cluster: name("mail"), right: Right::Mailboxes, to: name(to) }
+}
+
+fn pass(number: u64) -> FleetChange {
+    FleetChange::PassGrant { cluster: name("mail"), right: Right::Mailboxes, number, proof: Proof::Released }
+}
+
+#[test]
+fn mailboxes_move_by_proof_and_queues_belong_to_who_filled_them() {
+    let mut fleet = with_mail();
+    let grants = |fleet: &Fleet| fleet.clusters["mail"].grants.clone();
+    assert_eq!(grants(&fleet)[&Right::Mailboxes], Grant::first(name("mail1")));
+    assert_eq!(grants(&fleet)[&Right::Queue(name("mail2"))], Grant::first(name("mail2")));
+    assert_eq!(fleet.apply(pass(1)).expect_err("nobody asked").rule, Rule::GrantMovesByProof);
+    fleet.apply(ask("mail2")).expect("asked");
+    assert_eq!(fleet.apply(pass(7)).expect_err("another number").rule, Rule::GrantMovesByProof);
+    let leave = FleetChange::RemoveSlave { cluster: name("mail"), server: name("mail2") };
+    assert_eq!(fleet.apply(leave.clone()).expect_err("it gets the mailboxes").rule, Rule::InUseIsNotRemoved);
+    fleet.apply(pass(1)).expect("released");
+    assert!(
+        grants(&fleet)[&Right::Mailboxes].is_usable_by(&name("mail2")) && grants(&fleet)[&Right::Mailboxes].number == 2
+    );
+    assert_eq!(fleet.apply(leave.clone()).expect_err("it has the mailboxes").rule, Rule::InUseIsNotRemoved);
+    fleet.apply(ask("mail1")).expect("asked");
+    fleet.apply(pass(2)).expect("released");
+    fleet.apply(leave).expect("nothing holds it");
+    let back =
+        FleetChange::AddSlave { cluster: name("mail"), server: name("mail2"), settings: NodeSettings::default() };
+    fleet.apply(back).expect("it comes back");
+    assert_eq!(grants(&fleet)[&Right::Queue(name("mail2"))].number, 2, "a number is never used twice");
+    assert_eq!(fleet.apply(ask("web1")).expect_err("no node").rule, Rule::ReferenceExists);
+}
+
+#[test]
+fn a_mail_cluster_has_a_name_and_serves_mail() {
+    let mut fleet = with_mail();
+    let nameless = Cluster { mail: None, ..fleet.clusters["mail"].clone() };
+    assert_eq!(
+        fleet.apply(FleetChange::ChangeCluster { cluster: nameless }).expect_err("no name").rule,
+        Rule::KindsFit
+    );
+    let web = Cluster { mail: fleet.clusters["mail"].mail.clone(), ..fleet.clusters["web"].clone() };
+    assert_eq!(
+        fleet.apply(FleetChange::ChangeCluster { cluster: web }).expect_err("no mail there").rule,
+        Rule::KindsFit
+    );
+    let http = ExternalAddress { cluster: name("mail"), ..address(8080) };
+    assert_eq!(
+        fleet.apply(FleetChange::AddAddress { address: http }).expect_err("no port of mail").rule,
+        Rule::KindsFit
+    );
+    let smtp = ExternalAddress { cluster: name("mail"), port: 25, ..address(25) };
+    fleet.apply(FleetChange::AddAddress { address: smtp }).expect("SMTP");
 }

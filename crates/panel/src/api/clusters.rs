@@ -1,6 +1,6 @@
 //! Clusters and their nodes.
 
-use super::fleet::{change, change_existing, get, listed, present, seen};
+use super::fleet::{change_existing, get, listed, present, seen};
 use super::list::{PageQuery, created, one, page_of_map};
 use super::problem::{Problem, Reply};
 use super::request::{Ask, At, IfMatch, JsonBody, named};
@@ -12,8 +12,8 @@ use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use phalanx_model::cluster::NodeSettings;
-use phalanx_model::{Cluster, ClusterKind, Fleet, FleetChange, Name, Refusal, Rule};
+use phalanx_model::cluster::{MailService, NodeSettings};
+use phalanx_model::{Cluster, ClusterKind, Fleet, FleetChange, HostName, Name, Refusal, Right, Rule};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -41,6 +41,10 @@ pub struct NewCluster {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     share: Option<Name>,
+    /// The name under which the servers of a mail cluster greet the world and are found.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    mail_name: Option<HostName>,
 }
 
 /// A change of a cluster. What is absent stays.
@@ -54,6 +58,19 @@ pub struct ClusterPatch {
     /// Directives at the end of every account's httpd configuration.
     #[serde(default)]
     httpd_directives: Option<Vec<String>>,
+    /// The name under which the servers of a mail cluster greet the world and are found.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    mail_name: Option<HostName>,
+}
+
+/// Where a grant goes.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GrantMove {
+    /// The node; the holder itself, to take back a move that has not come to pass.
+    #[schema(value_type = String)]
+    to: Name,
 }
 
 pub(super) async fn list(State(panel): State<Panel>, Ask(query): Ask<PageQuery>) -> Reply {
@@ -68,11 +85,15 @@ pub(super) async fn add(
     Extension(actor): Extension<Actor>,
     JsonBody(new): JsonBody<NewCluster>,
 ) -> Reply {
-    let NewCluster { name, kind, master, share } = new;
-    let (slaves, master_settings) = (BTreeMap::new(), NodeSettings::default());
-    let cluster =
-        Cluster { name: name.clone(), kind, master, slaves, master_settings, share, httpd_directives: vec![] };
-    let world = change(&panel, &actor, FleetChange::AddCluster { cluster }).await?;
+    let NewCluster { name, kind, master, share, mail_name } = new;
+    let mut write = panel.store.write(&actor).await?;
+    if let Some(mail_name) = &mail_name {
+        write.mail_name_is_free(mail_name).await?;
+    }
+    let mail = mail_name.map(|host_name| MailService { host_name });
+    let cluster = Cluster { share, mail, ..Cluster::new(name.clone(), kind, master) };
+    write.apply(FleetChange::AddCluster { cluster })?;
+    let world = write.commit().await?;
     let (version, body) = view(&panel, &world, &name)?;
     Ok(created("/clusters", &name, version, body))
 }
@@ -109,14 +130,18 @@ pub(super) async fn patch(
     JsonBody(patch): JsonBody<ClusterPatch>,
 ) -> Reply {
     let name: Name = named("cluster", &name)?;
-    let make = |fleet: &Fleet| {
-        let mut cluster = get(&fleet.clusters, Kind::Cluster, &name)?.clone();
-        let ClusterPatch { share, httpd_directives } = patch;
-        cluster.share = share.unwrap_or(cluster.share);
-        cluster.httpd_directives = httpd_directives.unwrap_or(cluster.httpd_directives);
-        Ok(FleetChange::ChangeCluster { cluster })
-    };
-    let world = change_existing(&panel, &actor, (Kind::Cluster, &name, version), make).await?;
+    let mut write = panel.store.write(&actor).await?;
+    write.expect(Kind::Cluster, &name, version)?;
+    let mut cluster = get(&write.fleet().clusters, Kind::Cluster, &name)?.clone();
+    let ClusterPatch { share, httpd_directives, mail_name } = patch;
+    cluster.share = share.unwrap_or(cluster.share);
+    cluster.httpd_directives = httpd_directives.unwrap_or(cluster.httpd_directives);
+    if let Some(host_name) = mail_name {
+        write.mail_name_is_free(&host_name).await?;
+        cluster.mail = Some(MailService { host_name });
+    }
+    write.apply(FleetChange::ChangeCluster { cluster })?;
+    let world = write.commit().await?;
     answer(&panel, &world, &name)
 }
 
@@ -130,6 +155,19 @@ pub(super) async fn remove(
     let make = |_: &Fleet| Ok(FleetChange::RemoveCluster { name: name.clone() });
     change_existing(&panel, &actor, (Kind::Cluster, &name, version), make).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn move_grant(
+    State(panel): State<Panel>,
+    Extension(actor): Extension<Actor>,
+    At((cluster, right)): At<(String, String)>,
+    IfMatch(version): IfMatch,
+    JsonBody(GrantMove { to }): JsonBody<GrantMove>,
+) -> Reply {
+    let (cluster, right): (Name, Right) = (named("cluster", &cluster)?, named("grant", &right)?);
+    let make = |_: &Fleet| Ok(FleetChange::AskGrant { cluster: cluster.clone(), right, to });
+    let world = change_existing(&panel, &actor, (Kind::Cluster, &cluster, version), make).await?;
+    answer(&panel, &world, &cluster)
 }
 
 /// A server that becomes a slave.

@@ -97,6 +97,10 @@ pub(super) fn present<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
     Option::<T>::deserialize(deserializer).map(Some)
 }
 
+fn show_share(world: &World, name: &Name) -> Reply<(u64, Value)> {
+    seen(world, Kind::Share, name, get(&world.fleet.shares, Kind::Share, name)?)
+}
+
 pub(super) async fn list_shares(State(panel): State<Panel>, Ask(query): Ask<PageQuery>) -> Reply {
     let world = panel.store.world();
     page_of_map(&world.fleet.shares, &query, |name, share| listed(&world, Kind::Share, name, share))
@@ -110,13 +114,12 @@ pub(super) async fn add_share(
     let NewShare { name, kind, nas, path } = new;
     let share = Share { name: name.clone(), kind, nas, path, marker: Marker::from_bits(rand::random()) };
     let world = change(&panel, &actor, FleetChange::AddShare { share }).await?;
-    let (version, body) = seen(&world, Kind::Share, &name, get(&world.fleet.shares, Kind::Share, &name)?)?;
+    let (version, body) = show_share(&world, &name)?;
     Ok(created("/shares", &name, version, body))
 }
 
 pub(super) async fn get_share(State(panel): State<Panel>, At(name): At<String>) -> Reply {
-    let (world, name) = (panel.store.world(), named("share", &name)?);
-    let (version, body) = seen(&world, Kind::Share, &name, get(&world.fleet.shares, Kind::Share, &name)?)?;
+    let (version, body) = show_share(&panel.store.world(), &named("share", &name)?)?;
     Ok(one(StatusCode::OK, version, body))
 }
 
@@ -134,7 +137,7 @@ pub(super) async fn change_share(
         Ok(FleetChange::MoveShare { name: name.clone(), nas, path })
     };
     let world = change_existing(&panel, &actor, (Kind::Share, &name, version), make).await?;
-    let (version, body) = seen(&world, Kind::Share, &name, get(&world.fleet.shares, Kind::Share, &name)?)?;
+    let (version, body) = show_share(&world, &name)?;
     Ok(one(StatusCode::OK, version, body))
 }
 
@@ -280,6 +283,10 @@ pub struct NewLogicalServer {
     server: Name,
 }
 
+fn show_logical_server(world: &World, name: &Name) -> Reply<(u64, Value)> {
+    seen(world, Kind::LogicalServer, name, get(&world.fleet.logical_servers, Kind::LogicalServer, name)?)
+}
+
 pub(super) async fn list_logical_servers(State(panel): State<Panel>, Ask(query): Ask<PageQuery>) -> Reply {
     let world = panel.store.world();
     page_of_map(&world.fleet.logical_servers, &query, |name, logical| {
@@ -293,15 +300,12 @@ pub(super) async fn add_logical_server(
     JsonBody(NewLogicalServer { name, server }): JsonBody<NewLogicalServer>,
 ) -> Reply {
     let world = change(&panel, &actor, FleetChange::AddLogicalServer { name: name.clone(), server }).await?;
-    let logical = get(&world.fleet.logical_servers, Kind::LogicalServer, &name)?;
-    let (version, body) = seen(&world, Kind::LogicalServer, &name, logical)?;
+    let (version, body) = show_logical_server(&world, &name)?;
     Ok(created("/logical-servers", &name, version, body))
 }
 
 pub(super) async fn get_logical_server(State(panel): State<Panel>, At(name): At<String>) -> Reply {
-    let (world, name) = (panel.store.world(), named("logical server", &name)?);
-    let logical = get(&world.fleet.logical_servers, Kind::LogicalServer, &name)?;
-    let (version, body) = seen(&world, Kind::LogicalServer, &name, logical)?;
+    let (version, body) = show_logical_server(&panel.store.world(), &named("logical server", &name)?)?;
     Ok(one(StatusCode::OK, version, body))
 }
 
@@ -315,6 +319,7 @@ pub(super) async fn remove_logical_server(
     let mut write = panel.store.write(&actor).await?;
     write.expect(Kind::LogicalServer, &name, version)?;
     let accounts = write.accounts_on(&name).await?;
+    write.places_no_mail(&name).await?;
     write.apply(FleetChange::RemoveLogicalServer { name, accounts })?;
     write.commit().await?;
     Ok(StatusCode::NO_CONTENT)

@@ -1,6 +1,7 @@
 //! A POST with an `Idempotency-Key` is done once: the same request again gets the same answer.
 //!
-//! Answers that hold a secret are not kept: repeating such a request is refused, since the secret is shown once.
+//! Answers that hold a secret are not kept: repeating such a request is refused, since the secret is shown once. What is kept of a request
+//! is a fast hash, by which a password could be guessed: so it is made without the password.
 
 use super::problem::{Problem, Reply};
 use super::request::read_body;
@@ -12,6 +13,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// The longest key, in bytes.
@@ -36,7 +38,7 @@ pub(super) async fn layer(State(panel): State<Panel>, request: Request, next: Ne
     })?;
     let (parts, body) = request.into_parts();
     let body = read_body(body).await?;
-    let what = [parts.uri.to_string().as_bytes(), b"\n", &body].concat();
+    let what = [parts.uri.to_string().as_bytes(), b"\n", &without_password(&body)].concat();
     match panel.store.claim(&actor.token, &key, &sha256(what)).await? {
         Earlier::Answered(status, headers, body) => return Ok(replay(status, &headers, body)),
         Earlier::OtherRequest => {
@@ -69,6 +71,17 @@ pub(super) async fn layer(State(panel): State<Panel>, request: Request, next: Ne
     answered.await.unwrap_or_else(|error| Err(Problem::internal(&error)))
 }
 
+/// The body less the password in it. A body that can't be read, and so is refused, may have one anywhere: nothing of it remains.
+fn without_password(body: &Bytes) -> Bytes {
+    const KEY: &[u8] = b"password";
+    if !body.windows(KEY.len()).any(|window| window == KEY) && !body.contains(&b'\\') {
+        return body.clone();
+    }
+    let Ok(Value::Object(mut fields)) = serde_json::from_slice(body) else { return Bytes::new() };
+    fields.shift_remove("password");
+    Bytes::from(Value::Object(fields).to_string())
+}
+
 async fn keep(panel: &Panel, token: &str, key: &str, response: Response) -> Reply<Response> {
     let (parts, body) = response.into_parts();
     let body = to_bytes(body, usize::MAX).await.map_err(|error| Problem::internal(&error))?;
@@ -95,4 +108,21 @@ fn replay(status: u16, headers: &str, body: Vec<u8>) -> Response {
     }
     response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_of_a_request_does_not_depend_on_its_password() {
+        let kept = |body: &str| without_password(&Bytes::copy_from_slice(body.as_bytes()));
+        assert_eq!(kept(r#"{"a": 1,"password":"one"}"#), kept(r#"{"a": 1,"password":"two"}"#));
+        assert_eq!(kept(r#"{"a": 1,"passw\u006frd":"one"}"#), kept(r#"{"a": 1,"password":"two"}"#));
+        assert_ne!(kept(r#"{"a": 1,"password":"one"}"#), kept(r#"{"a": 2,"password":"one"}"#));
+        assert_eq!(kept(r#"{"a": 1, "b": [2]}"#), r#"{"a": 1, "b": [2]}"#, "what has none is kept as it came");
+        for broken in [r#"{"password":"one""#, r#"["password", "one"]"#, "password"] {
+            assert_eq!(kept(broken), "", "{broken}");
+        }
+    }
 }

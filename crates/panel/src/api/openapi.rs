@@ -80,7 +80,7 @@ fn parameters(route: &Route) -> Vec<Parameter> {
     for (name, description) in route.query {
         let kind = match *name {
             "limit" | "after" | "deadline_s" => Type::Integer,
-            "follow" | "force" | "anyway" | "sites" => Type::Boolean,
+            "follow" | "force" | "anyway" | "sites" | "mailboxes" => Type::Boolean,
             _ => Type::String,
         };
         let parameter =

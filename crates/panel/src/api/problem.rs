@@ -127,12 +127,15 @@ impl Problem {
 fn path_of(what: &str) -> &str {
     match what {
         "server" => "servers",
-        "cluster" | "node" => "clusters",
+        "cluster" | "node" | "grant" => "clusters",
         "share" => "shares",
         "address" => "addresses",
         "logical server" => "logical-servers",
         "account" => "accounts",
         "site" => "sites",
+        "mail domain" => "mail-domains",
+        "mailbox" => "mailboxes",
+        "alias" => "aliases",
         "token" => "tokens",
         _ => "openapi.json",
     }

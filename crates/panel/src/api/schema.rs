@@ -6,9 +6,14 @@
 #![expect(dead_code, reason = "these types are described, never made")]
 
 use crate::leaving::Leaving;
+use crate::live::NodeState;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
+
+mod mail;
+
+pub use mail::{MailAlias, MailDomain, MailDomainInFull, Mailbox};
 
 /// What a server or cluster does for a living.
 #[derive(ToSchema)]
@@ -26,17 +31,6 @@ pub enum ClusterKind {
 pub enum NodeRole {
     Master,
     Slave,
-}
-
-/// A node's state: it does its work, does not, was drained, has too much to do, or nobody says.
-#[derive(ToSchema)]
-#[schema(rename_all = "lowercase")]
-pub enum NodeState {
-    Up,
-    Down,
-    Drained,
-    Overloaded,
-    Unknown,
 }
 
 /// What a share is and how it is mounted.
@@ -170,6 +164,10 @@ pub struct Cluster {
     master_settings: NodeSettings,
     share: Option<String>,
     httpd_directives: Vec<String>,
+    /// What mail clusters have, and only they.
+    mail: Option<MailService>,
+    /// Which of its nodes alone may do what: by right, such as mailboxes, or queue-SERVER.
+    grants: Option<BTreeMap<String, Grant>>,
     /// Who may manage it.
     owner: String,
     /// Its version, as in the ETag header: send it back in If-Match.
@@ -178,6 +176,24 @@ pub struct Cluster {
     created_at: String,
     /// Slaves that leave, by server.
     leaving: BTreeMap<String, Leaving>,
+}
+
+/// What a mail cluster is to the world.
+#[derive(ToSchema)]
+pub struct MailService {
+    /// The name under which its servers greet and are found.
+    host_name: String,
+}
+
+/// The right of one node to be the only one.
+#[derive(ToSchema)]
+pub struct Grant {
+    /// Grows by one with each move.
+    number: u64,
+    /// Who has it; while it is moving, who has not been seen to be at an end with it.
+    holder: String,
+    /// Who gets it as soon as the holder is at an end with it.
+    moving_to: Option<String>,
 }
 
 /// Storage that all nodes of a cluster mount.

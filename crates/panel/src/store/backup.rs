@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// Uids that are passed over: more accounts than are made between two backups.
 pub const UIDS_SKIPPED: i64 = 10_000;
+/// Numbers of mailboxes that are passed over: of these there are more than of accounts, and enough.
+const MAILBOXES_SKIPPED: i64 = 1_000_000;
 /// Numbers of commands that are passed over: a node answers a number that it knows with what it did then.
 const COMMANDS_SKIPPED: i64 = 10_000;
 
@@ -57,9 +59,10 @@ async fn begin_anew(pool: &SqlitePool) -> Result<Adopted> {
     let incarnation = crate::clock::unix_s().max(incarnation_before + 1);
     // One beyond the last stands for "none is left".
     let uid_next = (uid_next_before + UIDS_SKIPPED).min(i64::from(Uid::LAST.get()) + 1).max(uid_next_before);
-    sqlx::query("UPDATE meta SET incarnation = ?, uid_next = ?, command_last = command_last + ?")
+    sqlx::query("UPDATE meta SET incarnation = ?, uid_next = ?, mailbox_next = mailbox_next + ?, command_last = command_last + ?")
         .bind(incarnation)
         .bind(uid_next)
+        .bind(MAILBOXES_SKIPPED)
         .bind(COMMANDS_SKIPPED)
         .execute(&mut *tx)
         .await?;

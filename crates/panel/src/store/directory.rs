@@ -3,7 +3,8 @@
 use super::write::{expect_version, json};
 use super::{Kind, Meta, Result, Store, StoreError, Write};
 use phalanx_model::{
-    Account, AccountState, DirectoryChange, HostName, Limits, Name, Refusal, Row, RowKey, Rule, Site, Uid,
+    Account, AccountState, DirectoryChange, HostName, Limits, LogicalServer, Name, Refusal, Row, RowKey, Rule, Site,
+    Uid,
 };
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, FromRow, Row as _};
@@ -11,8 +12,8 @@ use sqlx::{AssertSqlSafe, FromRow, Row as _};
 pub(super) const ACCOUNT_COLUMNS: &str = "name, uid, logical_server, owner, cpu_percent, memory_mib, processes, io_weight, php, state, \
      version, created_at";
 
-pub(super) const SITE_COLUMNS: &str = "name, account, owner, document_root, version, created_at, (SELECT json_group_array(host) FROM \
-     (SELECT host FROM host_name WHERE site = site.name AND place > 0 ORDER BY place)) AS aliases";
+pub(super) const SITE_COLUMNS: &str = "site.name, site.account, site.owner, site.document_root, site.version, site.created_at, \
+     (SELECT json_group_array(host) FROM (SELECT host FROM host_name WHERE site = site.name AND place > 0 ORDER BY place)) AS aliases";
 
 /// An account as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,9 +33,10 @@ pub struct SiteRow {
     pub meta: Meta,
 }
 
-type Decoded<T> = std::result::Result<T, sqlx::Error>;
+/// What reading a row gives.
+pub(super) type Decoded<T> = std::result::Result<T, sqlx::Error>;
 
-fn parsed<T: std::str::FromStr>(row: &SqliteRow, column: &str) -> Decoded<T>
+pub(super) fn parsed<T: std::str::FromStr>(row: &SqliteRow, column: &str) -> Decoded<T>
 where
     T::Err: std::error::Error + Send + Sync + 'static,
 {
@@ -42,7 +44,7 @@ where
     row.try_get::<&str, _>(column)?.parse().map_err(decode)
 }
 
-fn meta(row: &SqliteRow) -> Decoded<Meta> {
+pub(super) fn meta(row: &SqliteRow) -> Decoded<Meta> {
     Ok(Meta {
         owner: parsed(row, "owner")?,
         version: row.try_get::<i64, _>("version")? as u64,
@@ -179,6 +181,25 @@ impl Write {
         Ok(row)
     }
 
+    /// The account that a new thing is to belong to.
+    pub(super) async fn account_of_new(&mut self, name: &Name) -> Result<AccountRow> {
+        match self.account(name, None).await {
+            Err(StoreError::Unknown { name, .. }) => {
+                let detail = format!("there is no account {name}");
+                Err(Refusal::new(Rule::ReferenceExists, detail, "list what exists: phalanx account list").into())
+            }
+            other => other,
+        }
+    }
+
+    /// The logical server that a new thing is to be placed on.
+    pub(super) fn logical_server(&self, name: &Name) -> Result<&LogicalServer> {
+        self.fleet().logical_servers.get(name).ok_or_else(|| {
+            let detail = format!("there is no logical server {name}");
+            Refusal::new(Rule::ReferenceExists, detail, "list what exists: phalanx logical-server list").into()
+        })
+    }
+
     /// A new account. Its uid is one that no account ever had, so that files left on a share never get another owner.
     ///
     /// # Errors
@@ -199,12 +220,7 @@ impl Write {
                 return Err(Refusal::new(Rule::NameIsUnique, detail, "choose another name").into());
             }
         }
-        if !self.fleet().logical_servers.contains_key(&logical_server) {
-            let detail = format!("there is no logical server {logical_server}");
-            return Err(
-                Refusal::new(Rule::ReferenceExists, detail, "list what exists: phalanx logical-server list").into()
-            );
-        }
+        self.logical_server(&logical_server)?;
         let uid: i64 = sqlx::query_scalar("UPDATE meta SET uid_next = uid_next + 1 RETURNING uid_next - 1")
             .fetch_one(&mut *self.tx)
             .await?;
@@ -267,7 +283,7 @@ impl Write {
         Ok(())
     }
 
-    fn share_of(&self, logical_server: &Name) -> Result<Name> {
+    pub(super) fn share_of(&self, logical_server: &Name) -> Result<Name> {
         let fleet = self.fleet();
         let cluster =
             fleet.logical_servers.get(logical_server).and_then(|logical| fleet.clusters.get(&logical.cluster));
@@ -277,12 +293,14 @@ impl Write {
         })
     }
 
-    /// Removes an account; with its sites where `with_sites`, else it must have none. What lies in its home stays.
+    /// Removes an account; with its sites where `with_sites`, else it must have none, and no mail domain anyway. What lies in its home
+    /// stays.
     ///
     /// # Errors
     /// A rule that stands against it, or the database fails.
     pub async fn remove_account(&mut self, row: &AccountRow, with_sites: bool) -> Result<()> {
         let name = &row.account.name;
+        self.has_no_mail(name).await?;
         let sql = format!("SELECT {SITE_COLUMNS} FROM site WHERE account = ? ORDER BY name");
         let sites: Vec<SiteRow> =
             sqlx::query_as(AssertSqlSafe(sql)).bind(name.as_str()).fetch_all(&mut *self.tx).await?;
@@ -325,15 +343,7 @@ impl Write {
     /// # Errors
     /// A rule that stands against it, or the database fails.
     pub async fn add_site(&mut self, site: Site) -> Result<SiteRow> {
-        let account = match self.account(&site.account, None).await {
-            Err(StoreError::Unknown { name, .. }) => {
-                let detail = format!("there is no account {name}");
-                return Err(
-                    Refusal::new(Rule::ReferenceExists, detail, "list what exists: phalanx account list").into()
-                );
-            }
-            other => other?,
-        };
+        let account = self.account_of_new(&site.account).await?;
         self.host_names_are_free(&site, None).await?;
         let row = SiteRow {
             site,

@@ -5,11 +5,12 @@
 //! which comes from another cluster never keeps that one's rows.
 
 use super::directory::{ACCOUNT_COLUMNS, AccountRow, SITE_COLUMNS, SiteRow};
+use super::mail::{ALIAS_COLUMNS, DOMAIN_COLUMNS, MAILBOX_COLUMNS, MailAliasRow, MailDomainRow, MailboxRow};
 use super::{Kind, Meta, Object, Result, Store, StoreError, World};
-use phalanx_model::{DirectoryChange, Fleet, Name, Position, Row};
+use phalanx_model::{ClusterKind, DirectoryChange, Fleet, Name, Position, Row};
 use phalanx_plan::session::Snapshot;
 use phalanx_plan::session::upstream::BATCH_LEN_MAX;
-use phalanx_plan::spec::{ClusterSpec, cluster_spec, directory_audience};
+use phalanx_plan::spec::{ClusterSpec, cluster_spec, directory_audience, row_for};
 use sqlx::{AssertSqlSafe, Sqlite, SqliteConnection, SqlitePool, Transaction};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -67,10 +68,12 @@ pub(super) async fn load(pool: &SqlitePool) -> Result<World> {
             .fetch_all(&mut *tx)
             .await?;
     let certificates = super::records::certificates(&mut tx).await?;
+    let secrets = super::secrets::load(&mut tx).await?;
+    let bare = super::secrets::bare(&secrets);
     let mut streams = BTreeMap::new();
     for (cluster, mut spec_revision, known, floor, head) in rows {
         let cluster: Name = cluster.parse().map_err(|e| StoreError::corrupt("a stream's cluster", e))?;
-        let Some(spec) = cluster_spec(&fleet, &certificates, &cluster) else { continue };
+        let Some(spec) = cluster_spec(&fleet, &certificates, &bare, &cluster) else { continue };
         let now = digest(&spec);
         if now != known {
             revision += 1;
@@ -100,6 +103,7 @@ pub(super) async fn load(pool: &SqlitePool) -> Result<World> {
         fleet: Arc::new(fleet),
         meta: Arc::new(meta),
         certificates: Arc::new(certificates),
+        mail_secrets: Arc::new(secrets),
         streams,
         removals: Arc::new(removals),
     })
@@ -172,13 +176,17 @@ impl Store {
         let head = head.ok_or_else(|| StoreError::Unknown { kind: Kind::Cluster, name: cluster.to_string() })?;
         let world = self.world();
         let shares = placements(&world.fleet, cluster);
+        let kind = world.fleet.clusters.get(cluster).map(|cluster| cluster.kind);
+        let kind = kind.ok_or_else(|| StoreError::Unknown { kind: Kind::Cluster, name: cluster.to_string() })?;
         Ok(SnapshotReader {
+            kind,
             tx,
             _permit: permit,
             at: world.position(head as u64),
             shares,
             piece: 0,
-            at_row: At::Accounts(String::new()),
+            part: Part::Accounts,
+            after: String::new(),
         })
     }
 
@@ -212,7 +220,7 @@ impl Store {
     }
 }
 
-/// The logical servers whose accounts belong to `cluster`'s directory, each with the share that their homes lie on.
+/// The logical servers whose accounts and mail belong to `cluster`'s directory, each with the share that these lie on.
 fn placements(fleet: &Fleet, cluster: &Name) -> BTreeMap<String, Name> {
     let concerns =
         |logical: &&phalanx_model::LogicalServer| directory_audience(fleet, &logical.cluster).contains(cluster);
@@ -226,54 +234,125 @@ pub struct SnapshotReader {
     tx: Transaction<'static, Sqlite>,
     _permit: OwnedSemaphorePermit,
     at: Position,
+    /// Whose directory it is.
+    kind: ClusterKind,
     shares: BTreeMap<String, Name>,
     piece: u64,
-    at_row: At,
+    part: Part,
+    /// The part is read up to this key.
+    after: String,
 }
 
-/// How far a snapshot is read: after which account, or site.
-#[derive(Debug)]
-enum At {
-    Accounts(String),
-    Sites(String),
+/// The parts of a snapshot, in order: what refers to something comes after it.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Accounts,
+    Sites,
+    MailDomains,
+    Mailboxes,
+    MailAliases,
 }
+
+impl Part {
+    fn next(self) -> Option<Self> {
+        match self {
+            Self::Accounts => Some(Self::Sites),
+            Self::Sites => Some(Self::MailDomains),
+            Self::MailDomains => Some(Self::Mailboxes),
+            Self::Mailboxes => Some(Self::MailAliases),
+            Self::MailAliases => None,
+        }
+    }
+}
+
+/// Some rows of one part, and the key of the last one.
+type Read = (Vec<Row>, Option<String>);
 
 impl SnapshotReader {
-    /// The next piece. Accounts come before sites.
+    /// The next piece: rows of one part. Only the last may have none.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn next_piece(&mut self) -> Result<Snapshot> {
-        let logical = serde_json::to_string(&self.shares.keys().collect::<Vec<_>>()).expect("a list of texts");
-        let mut rows = Vec::new();
-        if let At::Accounts(after) = &self.at_row {
-            let sql = format!(
-                "SELECT {ACCOUNT_COLUMNS} FROM account WHERE logical_server IN (SELECT value FROM json_each(?)) AND name > ? ORDER BY name LIMIT ?"
-            );
-            let found: Vec<AccountRow> = page(&mut self.tx, sql, &logical, after).await?;
-            self.at_row = match found.last() {
-                Some(last) if found.len() == BATCH_LEN_MAX => At::Accounts(last.account.name.to_string()),
-                _ => At::Sites(String::new()),
-            };
-            rows.extend(found.into_iter().filter_map(|row| {
-                let share = self.shares.get(row.account.logical_server.as_str())?.clone();
-                Some(Row::Account { account: row.account, share })
-            }));
-            if matches!(self.at_row, At::Accounts(_)) || !rows.is_empty() {
-                return Ok(self.piece(rows, false));
+        loop {
+            let (rows, last_key) = self.read().await?;
+            let is_whole_part = rows.len() < BATCH_LEN_MAX;
+            let next = if is_whole_part { self.part.next() } else { Some(self.part) };
+            self.after = last_key.filter(|_| !is_whole_part).unwrap_or_default();
+            self.part = next.unwrap_or(self.part);
+            let rows: Vec<Row> = rows.iter().filter_map(|row| row_for(self.kind, row)).collect();
+            if !rows.is_empty() || next.is_none() {
+                return Ok(self.piece(rows, next.is_none()));
             }
         }
-        let At::Sites(after) = &self.at_row else { return Ok(self.piece(rows, false)) };
-        let sql = format!(
-            "SELECT {SITE_COLUMNS} FROM site WHERE account IN (SELECT name FROM account WHERE logical_server IN \
-             (SELECT value FROM json_each(?))) AND name > ? ORDER BY name LIMIT ?"
-        );
-        let found: Vec<SiteRow> = page(&mut self.tx, sql, &logical, after).await?;
-        let last = found.len() < BATCH_LEN_MAX;
-        if let Some(row) = found.last() {
-            self.at_row = At::Sites(row.site.name.to_string());
+    }
+
+    async fn read(&mut self) -> Result<Read> {
+        match self.part {
+            Part::Accounts => self.accounts().await,
+            Part::Sites => {
+                let from = "site CROSS JOIN account ON account.name = site.account";
+                let found: Vec<SiteRow> = self.page(SITE_COLUMNS, from, "account.logical_server", "site.name").await?;
+                let last = found.last().map(|row| row.site.name.to_string());
+                Ok((found.into_iter().map(|row| Row::Site(row.site)).collect(), last))
+            }
+            Part::MailDomains => self.mail_domains().await,
+            Part::Mailboxes => {
+                let from = "mailbox CROSS JOIN mail_domain ON mail_domain.name = mailbox.domain";
+                let place = "mail_domain.logical_server";
+                let found: Vec<MailboxRow> = self.page(MAILBOX_COLUMNS, from, place, "mailbox.address").await?;
+                let last = found.last().map(|row| row.mailbox.address.to_string());
+                Ok((found.into_iter().map(|row| Row::Mailbox(row.mailbox)).collect(), last))
+            }
+            Part::MailAliases => {
+                let from = "mail_alias CROSS JOIN mail_domain ON mail_domain.name = mail_alias.domain";
+                let place = "mail_domain.logical_server";
+                let found: Vec<MailAliasRow> = self.page(ALIAS_COLUMNS, from, place, "mail_alias.source").await?;
+                let last = found.last().map(|row| row.alias.source.to_string());
+                Ok((found.into_iter().map(|row| Row::MailAlias(row.alias)).collect(), last))
+            }
         }
-        Ok(self.piece(found.into_iter().map(|row| Row::Site(row.site)).collect(), last))
+    }
+
+    async fn accounts(&mut self) -> Result<Read> {
+        let found: Vec<AccountRow> = self.page(ACCOUNT_COLUMNS, "account", "logical_server", "name").await?;
+        let last = found.last().map(|row| row.account.name.to_string());
+        let row = |AccountRow { account, .. }: AccountRow| {
+            let share = self.share_of(&account.logical_server);
+            Row::Account { account, share }
+        };
+        Ok((found.into_iter().map(row).collect(), last))
+    }
+
+    async fn mail_domains(&mut self) -> Result<Read> {
+        let found: Vec<MailDomainRow> = self.page(DOMAIN_COLUMNS, "mail_domain", "logical_server", "name").await?;
+        let last = found.last().map(|row| row.domain.name.to_string());
+        let row = |MailDomainRow { domain, dkim, uid, .. }: MailDomainRow| {
+            let share = self.share_of(&domain.logical_server);
+            Row::MailDomain { domain, uid, share, dkim: Some(dkim) }
+        };
+        Ok((found.into_iter().map(row).collect(), last))
+    }
+
+    fn share_of(&self, logical_server: &Name) -> Name {
+        self.shares.get(logical_server.as_str()).expect("rows are read by these logical servers").clone()
+    }
+
+    /// The next rows of a part: those whose logical server concerns the cluster, by key. All texts are constants.
+    ///
+    /// CROSS JOIN and the sign before the logical server keep SQLite to walking along the key, so that all pages together read each row
+    /// once; by an index of places it would find and sort all that remain, page after page.
+    async fn page<T>(&mut self, columns: &str, from: &str, logical_server: &str, key: &str) -> Result<Vec<T>>
+    where
+        T: for<'r> sqlx::FromRow<'r, sqlx::sqlite::SqliteRow> + Send + Unpin,
+    {
+        let sql = format!(
+            "SELECT {columns} FROM {from} WHERE +{logical_server} IN (SELECT value FROM json_each(?)) AND {key} > ? ORDER BY {key} LIMIT ?"
+        );
+        let logical = serde_json::to_string(&self.shares.keys().collect::<Vec<_>>()).expect("a list of texts");
+        let query =
+            sqlx::query_as(AssertSqlSafe(sql)).bind(logical).bind(self.after.as_str()).bind(BATCH_LEN_MAX as i64);
+        Ok(query.fetch_all(&mut *self.tx).await?)
     }
 
     fn piece(&mut self, rows: Vec<Row>, last: bool) -> Snapshot {
@@ -281,13 +360,4 @@ impl SnapshotReader {
         self.piece += 1;
         Snapshot { at: self.at, piece, rows, last }
     }
-}
-
-async fn page<T>(tx: &mut Transaction<'static, Sqlite>, sql: String, logical: &str, after: &str) -> Result<Vec<T>>
-where
-    T: for<'r> sqlx::FromRow<'r, sqlx::sqlite::SqliteRow> + Send + Unpin,
-{
-    // The text is put together from constants alone.
-    let query = sqlx::query_as(AssertSqlSafe(sql)).bind(logical).bind(after).bind(BATCH_LEN_MAX as i64);
-    Ok(query.fetch_all(&mut **tx).await?)
 }

@@ -4,7 +4,7 @@ use super::{Actor, Event, Kind, Meta, Object, Result, Store, StoreError, Stream,
 use phalanx_model::{DirectoryChange, Fleet, FleetChange, Name};
 use phalanx_plan::report::Severity;
 use phalanx_plan::session::Command;
-use phalanx_plan::spec::{CertificateDigest, cluster_spec, directory_audience};
+use phalanx_plan::spec::{CertificateDigest, cluster_spec, directory_audience, row_for};
 use serde_json::Value;
 use sqlx::{Sqlite, Transaction};
 use std::collections::BTreeMap;
@@ -188,6 +188,7 @@ impl Write {
             sqlx::query("DELETE FROM stream WHERE cluster = ?").bind(name.as_str()).execute(&mut *self.tx).await?;
             sqlx::query("DELETE FROM change WHERE cluster = ?").bind(name.as_str()).execute(&mut *self.tx).await?;
         }
+        self.write_secrets(&after).await?;
         for name in after.clusters.keys() {
             self.write_spec(&after, name, self.world.fleet_revision).await?;
         }
@@ -208,7 +209,8 @@ impl Write {
 
     /// Gives a cluster's spec this revision, if it is new or other than before.
     async fn write_spec(&mut self, fleet: &Fleet, cluster: &Name, revision: u64) -> Result<()> {
-        let Some(spec) = cluster_spec(fleet, &self.world.certificates, cluster) else { return Ok(()) };
+        let secrets = super::secrets::bare(&self.world.mail_secrets);
+        let Some(spec) = cluster_spec(fleet, &self.world.certificates, &secrets, cluster) else { return Ok(()) };
         let known = self.world.streams.get(cluster);
         if known.is_some_and(|stream| *stream.spec == spec) {
             return Ok(());
@@ -270,8 +272,13 @@ impl Write {
 
     async fn write_changes(&mut self) -> Result<()> {
         for (revision, audience, change) in std::mem::take(&mut self.changes) {
-            let body = json(&change).to_string();
             for cluster in audience {
+                let Some(kind) = self.world.fleet.clusters.get(&cluster).map(|cluster| cluster.kind) else { continue };
+                let change = match &change {
+                    DirectoryChange::Put(row) => row_for(kind, row).map(|row| DirectoryChange::Put(Box::new(row))),
+                    DirectoryChange::Remove(key) => Some(DirectoryChange::Remove(key.clone())),
+                };
+                let Some(body) = change.map(|change| json(&change).to_string()) else { continue };
                 sqlx::query("INSERT INTO change VALUES (?, ?, ?)")
                     .bind(cluster.as_str())
                     .bind(revision as i64)

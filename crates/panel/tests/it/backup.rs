@@ -11,6 +11,8 @@ const STORE: &str = "panel.sqlite";
 async fn nodes_follow_a_store_that_was_put_back() {
     let mut panel = TestPanel::start().await;
     panel.figure_1().await;
+    panel.with_mail().await;
+    let mailbox = |name: &str| json!({ "address": format!("{name}@example.org"), "password": "correct horse" });
     let web1 = join(&panel, &token(&panel, "web1").await).await.expect("it joins");
     let unused = token(&panel, "nas1").await;
     panel.stop().await;
@@ -19,6 +21,7 @@ async fn nodes_follow_a_store_that_was_put_back() {
 
     panel.begin().await;
     let bob = panel.post("/accounts", json!({ "name": "bob", "logical_server": "www" })).await.is(201);
+    let lost = panel.post("/mailboxes", mailbox("lost")).await.is(201);
     for weight in 1..5 {
         panel.patch("/clusters/web/nodes/web2", json!({ "weight": weight })).await.is(200);
     }
@@ -44,6 +47,9 @@ async fn nodes_follow_a_store_that_was_put_back() {
     // bob's uid may own files that the backup does not know of.
     let carol = panel.post("/accounts", json!({ "name": "carol", "logical_server": "www" })).await.is(201);
     assert!(carol["uid"].as_u64() >= bob["uid"].as_u64().map(|uid| uid + 10_000), "{carol} {bob}");
+    // Nor may anybody get the mail of a mailbox that the backup does not know of.
+    let new = panel.post("/mailboxes", mailbox("new")).await.is(201);
+    assert!(new["id"].as_u64() >= lost["id"].as_u64().map(|id| id + 10_000), "{new} {lost}");
     web1.until(|f| f.rows.contains_key(&account("carol"))).await;
     assert!(join(&panel, &unused).await.is_err_and(|why| why.contains("not valid")), "it may have been used since");
     let audit = panel.get("/audit?limit=1000").await.is(200);

@@ -40,6 +40,7 @@ const ATTACKS: [&str; 30] = [
 async fn attack_strings_are_refused_or_read_back_unchanged() {
     let panel = TestPanel::start().await;
     panel.figure_1().await;
+    panel.with_mail().await;
     let long = "a".repeat(100_000);
     for attack in ATTACKS.into_iter().chain([long.as_str()]) {
         for (path, template) in [
@@ -55,6 +56,17 @@ async fn attack_strings_are_refused_or_read_back_unchanged() {
             ("/sites", json!({ "name": "x.example.org", "account": "alice", "aliases": ["@"] })),
             ("/sites", json!({ "name": "x.example.org", "account": "alice", "document_root": "@" })),
             ("/tokens", json!({ "name": "@", "role": "admin" })),
+            ("/clusters", json!({ "name": "m", "kind": "mail", "master": "mail2", "mail_name": "@" })),
+            ("/clusters/mail/grants/mailboxes/move", json!({ "to": "@" })),
+            ("/mail-domains", json!({ "name": "@", "account": "alice", "logical_server": "post" })),
+            ("/mailboxes", json!({ "address": "@", "password": "correct horse" })),
+            ("/mailboxes", json!({ "address": format!("{attack}@example.org"), "password_hash": attack })),
+            ("/mailboxes", json!({ "address": "m@example.org", "password_hash": "@" })),
+            ("/mailboxes", json!({ "address": "m@example.org", "password": "correct horse", "quota_mib": "@" })),
+            ("/aliases", json!({ "source": "@", "targets": ["a@example.org"] })),
+            ("/aliases", json!({ "source": "m@example.org", "targets": ["@"] })),
+            ("/aliases", json!({ "source": "m@example.org", "targets": [format!("a@example.org{attack}.")] })),
+            ("/aliases", json!({ "source": "m@example.org", "targets": ["a@example.org\r\nBcc: x@y.org"] })),
             ("/servers/web1/rollback", json!({ "generation": "@" })),
         ] {
             let body = replaced(template, attack);
@@ -76,14 +88,28 @@ async fn attack_strings_are_refused_or_read_back_unchanged() {
             other => panic!("{attack:?}: {other} {:#}", answer.body),
         }
         let encoded: String = attack.bytes().take(2_000).map(|byte| format!("%{byte:02x}")).collect();
-        for list in ["servers", "clusters", "shares", "addresses", "logical-servers", "accounts", "sites"] {
+        for list in [
+            "servers",
+            "clusters",
+            "shares",
+            "addresses",
+            "logical-servers",
+            "accounts",
+            "sites",
+            "mail-domains",
+            "mailboxes",
+            "aliases",
+        ] {
             let answer = panel.get(&format!("/{list}/{encoded}")).await;
             assert!((400..500).contains(&answer.status), "{list} {attack:?}: {}", answer.status);
         }
         panel.get(&format!("/sites?cursor={encoded}&account={encoded}")).await;
     }
     assert_eq!(panel.get("/status").await.is(200)["counts"]["sites"], 1);
-    assert_eq!(panel.get("/servers").await.is(200)["items"].as_array().map(Vec::len), Some(4));
+    assert_eq!(panel.get("/servers").await.is(200)["items"].as_array().map(Vec::len), Some(6));
+    for list in ["mailboxes", "aliases"] {
+        assert_eq!(panel.get(&format!("/{list}")).await.is(200)["items"], json!([]));
+    }
 }
 
 /// The template with the attack in the place of `@`.

@@ -7,5 +7,6 @@ mod follower;
 mod hostile;
 mod leaving;
 mod link;
+mod mail;
 mod records;
 mod support;

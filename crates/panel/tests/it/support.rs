@@ -159,6 +159,22 @@ impl TestPanel {
             .await
             .is(201);
     }
+
+    /// Beside Figure 1: two mail nodes with a share of their own on the same NAS, a logical server, and a domain of alice's.
+    pub async fn with_mail(&self) {
+        for (name, address) in [("mail1", "10.9.0.31/24"), ("mail2", "10.9.0.32/24")] {
+            self.post("/servers", json!({ "name": name, "kind": "mail", "address": address })).await.is(201);
+        }
+        self.post("/shares", json!({ "name": "letters", "kind": "local", "nas": "nas", "path": "/srv/nas/mail" }))
+            .await
+            .is(201);
+        let cluster = json!({ "name": "mail", "kind": "mail", "master": "mail1", "share": "letters", "mail_name": "mail.example.net" });
+        self.post("/clusters", cluster).await.is(201);
+        self.post("/clusters/mail/slaves", json!({ "server": "mail2" })).await.is(201);
+        self.post("/logical-servers", json!({ "name": "post", "server": "mail1" })).await.is(201);
+        let domain = json!({ "name": "example.org", "account": "alice", "logical_server": "post" });
+        self.post("/mail-domains", domain).await.is(201);
+    }
 }
 
 fn parse(text: &str) -> Answer {

@@ -1,6 +1,6 @@
 //! Apache httpd: what all accounts share, and what one account adds.
 
-use super::{HTTPD_THREADS_PER_CHILD, PHP_SOCKET, Workers, home};
+use super::{PHP_SOCKET, Workers, home};
 use crate::directive::HttpdWriter;
 use crate::spec::WebSpec;
 use phalanx_model::account::ACCOUNT_PORT;
@@ -161,14 +161,14 @@ pub fn httpd_conf(account: &Account, sites: &[Site], common: &str) -> String {
 }
 
 fn workers(w: &mut HttpdWriter, account: &Account) {
-    let Workers { httpd_children, php_children: _ } = Workers::within(&account.limits);
+    let Workers { httpd_children, httpd_threads, php_children: _ } = Workers::within(&account.limits);
     w.directive("StartServers", &[&1]);
     w.directive("ServerLimit", &[&httpd_children]);
-    w.directive("ThreadLimit", &[&HTTPD_THREADS_PER_CHILD]);
-    w.directive("ThreadsPerChild", &[&HTTPD_THREADS_PER_CHILD]);
-    w.directive("MaxRequestWorkers", &[&(httpd_children * HTTPD_THREADS_PER_CHILD)]);
+    w.directive("ThreadLimit", &[&httpd_threads]);
+    w.directive("ThreadsPerChild", &[&httpd_threads]);
+    w.directive("MaxRequestWorkers", &[&(httpd_children * httpd_threads)]);
     w.directive("MinSpareThreads", &[&1]);
-    w.directive("MaxSpareThreads", &[&(HTTPD_THREADS_PER_CHILD + 1)]);
+    w.directive("MaxSpareThreads", &[&(httpd_threads + 1)]);
 }
 
 fn virtual_host(w: &mut HttpdWriter, home: &str, site: &Site) {

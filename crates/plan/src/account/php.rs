@@ -11,7 +11,7 @@ use phalanx_model::Account;
 /// checker fail outside the account's file system. Values that a site's own `.user.ini` or `ini_set` may change are `php_value`.
 pub fn php_fpm_conf(account: &Account) -> String {
     let home = home(&account.name);
-    let Workers { httpd_children: _, php_children } = Workers::within(&account.limits);
+    let Workers { php_children, .. } = Workers::within(&account.limits);
     let mut w = IniWriter::new(&format!("Written by Phalanx. PHP of account {}.", account.name));
     w.section("global");
     w.value("error_log", &"/proc/self/fd/2");

@@ -160,8 +160,11 @@ fn accounts_nft_has_the_whole_range() {
 fn workers_fit_every_limit_of_processes() {
     for processes in 32..=32_768 {
         let limits = Limits { processes, ..Limits::default() };
-        let Workers { httpd_children, php_children } = Workers::within(&limits);
-        let most = 1 + httpd_children * (HTTPD_THREADS_PER_CHILD + HTTPD_THREADS_BESIDE) + 1 + php_children;
+        let Workers { httpd_children, httpd_threads, php_children } = Workers::within(&limits);
+        let per_child = httpd_threads + HTTPD_THREADS_BESIDE;
+        let most = 1 + httpd_children * per_child + 1 + php_children;
         assert!(most <= processes, "{processes}: {httpd_children} {php_children}");
+        let changing = 2 * (1 + per_child) + 1 + php_children;
+        assert!(changing <= processes, "{processes}: no room for a second httpd, {changing}");
     }
 }

@@ -5,10 +5,11 @@ use super::load::Load;
 use super::slots;
 use crate::proxy_config::{BalancerConfig, CheckSettings};
 use crate::report::{BackendReport, BackendState};
-use crate::spec::{BackendSpec, ServiceSpec};
+use crate::spec::{BackendSpec, CheckKind, ServiceSpec};
 use phalanx_model::Name;
+use phalanx_model::mail::MailProtocol;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// What the kernel should do with new connections: for each external address, the targets in the order of their turns. A service
 /// without a target is refused at once.
@@ -16,6 +17,8 @@ use std::net::SocketAddrV4;
 pub struct Decision {
     /// External address → turns.
     pub services: BTreeMap<SocketAddrV4, Vec<SocketAddrV4>>,
+    /// Internal address → the external one that its own connections to the world come from, however its health is.
+    pub outgoing: BTreeMap<Ipv4Addr, Ipv4Addr>,
 }
 
 /// A node's verdict changed, in words for a person.
@@ -45,6 +48,8 @@ pub struct Balancer {
     check: CheckSettings,
     /// By the address that is checked: one that serves several external addresses is checked once.
     targets: BTreeMap<SocketAddrV4, TargetState>,
+    /// Who sends mail: internal address → the external one that the world knows it by.
+    outgoing: BTreeMap<Ipv4Addr, Ipv4Addr>,
     /// By the address that serves the score.
     loads: BTreeMap<SocketAddrV4, Load>,
     /// The turns of each service as they were chosen last.
@@ -53,6 +58,7 @@ pub struct Balancer {
 
 #[derive(Debug, Default)]
 struct TargetState {
+    check: CheckKind,
     health: Health,
     /// When it became unreachable, until its flows have been ended.
     lost_ms: Option<u64>,
@@ -65,22 +71,25 @@ impl Balancer {
         self.check = *check;
         self.services = services.iter().map(|service| (service.external, service.clone())).collect();
         let backends: Vec<&BackendSpec> = self.services.values().flat_map(|service| &service.backends).collect();
-        let targets: BTreeSet<SocketAddrV4> = backends.iter().map(|backend| backend.target).collect();
+        let targets = self.services.values().flat_map(|s| s.backends.iter().map(|backend| (backend.target, s.check)));
+        let targets: BTreeMap<SocketAddrV4, CheckKind> = targets.collect();
         let scores: BTreeSet<SocketAddrV4> = backends.iter().map(|backend| backend.score).collect();
-        self.targets.retain(|target, _| targets.contains(target));
+        // What was found by another kind of check says nothing.
+        self.targets.retain(|target, state| targets.get(target) == Some(&state.check));
         self.loads.retain(|score, _| scores.contains(score));
         self.chosen.retain(|external, _| self.services.contains_key(external));
-        for target in targets {
-            self.targets.entry(target).or_default();
+        for (target, check) in targets {
+            self.targets.entry(target).or_insert(TargetState { check, ..TargetState::default() });
         }
         for score in scores {
             self.loads.entry(score).or_default();
         }
+        self.outgoing = outgoing(&self.services);
     }
 
-    /// The addresses to check.
-    pub fn targets(&self) -> impl Iterator<Item = SocketAddrV4> {
-        self.targets.keys().copied()
+    /// The addresses to check, and how.
+    pub fn targets(&self) -> impl Iterator<Item = (SocketAddrV4, CheckKind)> {
+        self.targets.iter().map(|(target, state)| (*target, state.check))
     }
 
     /// The addresses to read load scores from.
@@ -128,7 +137,7 @@ impl Balancer {
             services.insert(*external, turns);
         }
         self.chosen.clone_from(&services);
-        Some(Decision { services })
+        Some(Decision { services, outgoing: self.outgoing.clone() })
     }
 
     /// Flows to nodes that have been unreachable for long and that get nothing new either. Each is told once.
@@ -230,6 +239,18 @@ impl Balancer {
     fn level_percent(&self, backend: &BackendSpec) -> u8 {
         self.loads.get(&backend.score).copied().unwrap_or_default().level_percent()
     }
+}
+
+/// Who takes mail from the world sends mail to it, too, and other servers want to find the same address in the DNS (SPF, RFC 7208). One that
+/// serves several external addresses sends from the lowest.
+fn outgoing(services: &BTreeMap<SocketAddrV4, ServiceSpec>) -> BTreeMap<Ipv4Addr, Ipv4Addr> {
+    let smtp = services.values().filter(|service| service.check == CheckKind::Mail(MailProtocol::Smtp));
+    let pairs = smtp.flat_map(|s| s.backends.iter().map(|backend| (*backend.target.ip(), *s.external.ip())));
+    let mut outgoing = BTreeMap::new();
+    for (internal, external) in pairs {
+        outgoing.entry(internal).or_insert(external);
+    }
+    outgoing
 }
 
 fn spread(backends: &[&BackendSpec], weight: impl Fn(&BackendSpec) -> u32) -> Vec<SocketAddrV4> {

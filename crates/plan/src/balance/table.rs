@@ -4,19 +4,21 @@
 //! connection takes the next slot, and the kernel remembers the rest. So replacing the table leaves established flows alone. The
 //! source address is kept, except for connections that come from the internal networks (the node would answer its neighbour
 //! directly, and the neighbour would not know the answer) and from the balancer itself.
+//!
+//! What a mail node begins with the world by itself gets the external address of its SMTP service as source, as SPF and reverse DNS want it.
 
 use super::balancer::Decision;
 use phalanx_model::server::InternalNet;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// The table's name, in the family `ip`.
 pub const TABLE: &str = "phalanx_balancer";
 
 /// One atomic transaction that makes the kernel's table match `decision`, whatever was there before.
 pub fn render(decision: &Decision, internal_networks: &BTreeSet<InternalNet>) -> String {
-    let Decision { services } = decision;
+    let Decision { services, outgoing } = decision;
     let mut rules = String::new();
     let mut refusals = String::new();
     for (external, slots) in services {
@@ -31,8 +33,8 @@ pub fn render(decision: &Decision, internal_networks: &BTreeSet<InternalNet>) ->
     chain(&mut text, "prerouting", "type nat hook prerouting priority dstnat; policy accept;", &rules);
     chain(&mut text, "output", "type nat hook output priority -100; policy accept;", &rules);
     chain(&mut text, "input", "type filter hook input priority filter; policy accept;", &refusals);
-    let hairpin = hairpin(services.keys(), internal_networks);
-    chain(&mut text, "postrouting", "type nat hook postrouting priority srcnat; policy accept;", &hairpin);
+    let sources = hairpin(services.keys(), internal_networks) + &to_world(outgoing, internal_networks);
+    chain(&mut text, "postrouting", "type nat hook postrouting priority srcnat; policy accept;", &sources);
     text.push_str("}\n");
     text
 }
@@ -56,12 +58,24 @@ fn hairpin<'a>(externals: impl Iterator<Item = &'a SocketAddrV4>, networks: &BTr
     let mut rules = String::new();
     line(&mut rules, &format!("{ours} fib saddr type local masquerade"));
     // One rule each: networks may hold one another, which a set refuses.
-    let networks: BTreeSet<String> =
-        networks.iter().map(|net| format!("{}/{}", net.network(), net.prefix_len)).collect();
-    for network in networks {
+    for network in prefixes(networks) {
         line(&mut rules, &format!("{ours} ip saddr {network} masquerade"));
     }
     rules
+}
+
+/// The kernel asks here for the first packet of a connection alone: established ones, and answers to the world, stay as they are.
+fn to_world(outgoing: &BTreeMap<Ipv4Addr, Ipv4Addr>, networks: &BTreeSet<InternalNet>) -> String {
+    let elsewhere: String = prefixes(networks).iter().map(|network| format!(" ip daddr != {network}")).collect();
+    let mut rules = String::new();
+    for (internal, external) in outgoing {
+        line(&mut rules, &format!("ip saddr {internal}{elsewhere} snat ip to {external}"));
+    }
+    rules
+}
+
+fn prefixes(networks: &BTreeSet<InternalNet>) -> BTreeSet<String> {
+    networks.iter().map(|net| format!("{}/{}", net.network(), net.prefix_len)).collect()
 }
 
 fn set(elements: impl IntoIterator<Item = String>) -> String {
@@ -81,7 +95,6 @@ fn line(text: &mut String, rule: &str) {
 mod tests {
     use super::*;
     use expect_test::expect;
-    use std::collections::BTreeMap;
 
     fn address(text: &str) -> SocketAddrV4 {
         text.parse().expect("an address in a test")
@@ -125,7 +138,45 @@ mod tests {
             	}
             }
         "#]]
-        .assert_eq(&render(&Decision { services }, &networks));
+        .assert_eq(&render(&Decision { services, outgoing: BTreeMap::new() }, &networks));
+    }
+
+    #[test]
+    fn mail_nodes_send_as_the_address_that_the_world_knows() {
+        let services = BTreeMap::from([(address("192.0.2.25:25"), vec![address("10.9.0.41:25")])]);
+        let ip = |text: &str| text.parse().expect("an address in a test");
+        let outgoing = BTreeMap::from([(ip("10.9.0.41"), ip("192.0.2.25")), (ip("10.9.0.42"), ip("192.0.2.25"))]);
+        // One network within the other, as machines with different prefixes have it.
+        let networks = ["10.9.0.0/24", "10.9.0.0/16"].map(|net| net.parse().expect("a network in a test"));
+        expect![[r#"
+            table ip phalanx_balancer
+            delete table ip phalanx_balancer
+            table ip phalanx_balancer {
+            	chain prerouting {
+            		type nat hook prerouting priority dstnat; policy accept;
+            		ip daddr 192.0.2.25 tcp dport 25 dnat ip to 10.9.0.41:25
+            	}
+            	chain output {
+            		type nat hook output priority -100; policy accept;
+            		ip daddr 192.0.2.25 tcp dport 25 dnat ip to 10.9.0.41:25
+            	}
+            	chain input {
+            		type filter hook input priority filter; policy accept;
+            	}
+            	chain postrouting {
+            		type nat hook postrouting priority srcnat; policy accept;
+            		ct status dnat ct original ip daddr { 192.0.2.25
+            		} fib saddr type local masquerade
+            		ct status dnat ct original ip daddr { 192.0.2.25
+            		} ip saddr 10.9.0.0/16 masquerade
+            		ct status dnat ct original ip daddr { 192.0.2.25
+            		} ip saddr 10.9.0.0/24 masquerade
+            		ip saddr 10.9.0.41 ip daddr != 10.9.0.0/16 ip daddr != 10.9.0.0/24 snat ip to 192.0.2.25
+            		ip saddr 10.9.0.42 ip daddr != 10.9.0.0/16 ip daddr != 10.9.0.0/24 snat ip to 192.0.2.25
+            	}
+            }
+        "#]]
+        .assert_eq(&render(&Decision { services, outgoing }, &BTreeSet::from(networks)));
     }
 
     #[test]

@@ -65,7 +65,8 @@ fn a_web_node_has_all_that_its_daemons_read() {
     assert_eq!(proxy.problems(), Vec::<String>::new());
     expect![[r#"
         {
-          "shares": []
+          "shares": [],
+          "keeps_mail_lookups": false
         }
     "#]]
     .assert_eq(&files["guard.json"]);

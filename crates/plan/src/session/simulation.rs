@@ -3,6 +3,7 @@
 //!
 //! A failing run names its seed; `PHALANX_SEED=N cargo nextest run -p phalanx-plan simulation` replays it.
 
+use super::dice::Dice;
 use super::follower::SpecDigest;
 use super::upstream::BATCH_LEN_MAX;
 use super::*;
@@ -10,19 +11,6 @@ use crate::spec::{ClusterSpec, cluster_spec};
 use phalanx_model::cluster::NodeSettings;
 use phalanx_model::*;
 use std::collections::{BTreeMap, VecDeque};
-
-/// SplitMix64: one number makes the whole run.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % sides
-    }
-}
 
 /// What a node has on disk.
 #[derive(Default)]
@@ -112,15 +100,7 @@ impl World {
                 Server { name: name(server), kind: ClusterKind::Web, address: ip.parse().expect("an address") };
             fleet.apply(FleetChange::AddServer { server }).expect("a new server");
         }
-        let cluster = Cluster {
-            name: name("web"),
-            kind: ClusterKind::Web,
-            master: name("web1"),
-            slaves: BTreeMap::new(),
-            master_settings: NodeSettings::default(),
-            share: None,
-            httpd_directives: vec![],
-        };
+        let cluster = Cluster::new(name("web"), ClusterKind::Web, name("web1"));
         fleet.apply(FleetChange::AddCluster { cluster }).expect("a new cluster");
         let slave =
             FleetChange::AddSlave { cluster: name("web"), server: name("web2"), settings: NodeSettings::default() };
@@ -141,7 +121,8 @@ impl World {
     fn new_spec(&mut self) {
         let mut position = self.disks[0].at;
         position.revision = self.disks[0].spec.0.revision + 1;
-        self.disks[0].spec = (position, cluster_spec(&self.fleet, &BTreeMap::new(), &name("web")).map(Box::new));
+        self.disks[0].spec =
+            (position, cluster_spec(&self.fleet, &BTreeMap::new(), &BTreeMap::new(), &name("web")).map(Box::new));
         self.tell_spec(0);
     }
 

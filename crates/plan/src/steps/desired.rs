@@ -4,6 +4,7 @@ use super::network::{RouteRule, Routing};
 use super::units::Unit;
 use super::{Proof, generations};
 use crate::render::{self, Files};
+use crate::spec::mail::MailSpec;
 use crate::spec::{BalancerSpec, KeptShare, MountSource, MountSpec, NodeSpec, Work};
 use phalanx_model::cluster::Role;
 use phalanx_model::server::InternalNet;
@@ -98,13 +99,36 @@ impl Desired {
                 proof: Some(Proof::Active { units: vec![Unit::Balancer] }),
                 ..base
             },
-            Work::Mail => base,
+            Work::Mail(mail) => match mail {
+                Some(mail) => of_mail(base, spec, mail),
+                None => base,
+            },
         }
     }
 
     /// What tells this from everything else that could be desired.
     pub fn digest(&self) -> String {
         generations::sha256_hex(format!("{self:?}").as_bytes())
+    }
+}
+
+fn of_mail(base: Desired, spec: &NodeSpec, mail: &MailSpec) -> Desired {
+    let mut units =
+        BTreeSet::from([Unit::Guard, Unit::Filter, Unit::Senders, Unit::Logins, Unit::MailRouter, Unit::Postfix]);
+    if spec.role == Role::Master {
+        units.insert(Unit::FilterMemory);
+    }
+    if mail.mailboxes.holder.as_ref().is_some_and(|holder| holder.server == spec.server) {
+        units.insert(Unit::Mailboxes);
+    }
+    Desired {
+        mount: mail.share.clone(),
+        kept_shares: mail.share.as_ref().and_then(kept_locally).into_iter().collect(),
+        extra_addresses: mail.extra_addresses.clone(),
+        routing: Routing::for_replies(spec.address, &mail.reply_routes),
+        proof: Some(Proof::Active { units: vec![Unit::Logins, Unit::MailRouter, Unit::Postfix] }),
+        units,
+        ..base
     }
 }
 

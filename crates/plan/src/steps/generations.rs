@@ -36,11 +36,16 @@ pub fn digest(files: &FileDigests) -> String {
     sha256_hex(lines.as_bytes())
 }
 
-/// What tells the files named `names` from others; a file that is not there counts as such.
+/// What tells the files named `names` from others; a file that is not there counts as such. A name that ends with a slash means all files
+/// of that directory.
 pub fn digest_of(files: &FileDigests, names: &[&str]) -> String {
-    digest(
-        &files.iter().filter(|(name, _)| names.contains(&name.as_str())).map(|(n, d)| (n.clone(), d.clone())).collect(),
-    )
+    let wanted = |name: &str| names.iter().any(|wanted| is_of(name, wanted));
+    digest(&files.iter().filter(|(name, _)| wanted(name)).map(|(n, d)| (n.clone(), d.clone())).collect())
+}
+
+/// Whether the file `name` is `wanted`, or lies in the directory `wanted`, which then ends with a slash.
+pub(super) fn is_of(name: &str, wanted: &str) -> bool {
+    if wanted.ends_with('/') { name.starts_with(wanted) } else { name == wanted }
 }
 
 /// Plans the steps up to the switch and says what will be live after them; none where nothing is or can be.

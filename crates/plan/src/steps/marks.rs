@@ -40,6 +40,20 @@ pub enum Reader {
     Proxy,
     /// phalanx-proxy of a balancer.
     Balancer,
+    /// Redis of a mail cluster.
+    FilterMemory,
+    /// Rspamd.
+    Filter,
+    /// postsrsd.
+    Senders,
+    /// The Dovecot that knows who may log in.
+    Logins,
+    /// The Dovecot that opens mailboxes.
+    Mailboxes,
+    /// phalanx-proxy of a mail node.
+    MailRouter,
+    /// Postfix.
+    Postfix,
     /// The kernel's NFS server.
     Exports,
     /// The kernel's nftables.
@@ -160,6 +174,13 @@ impl Unit {
             Unit::Proxy => Reader::Proxy,
             Unit::Balancer => Reader::Balancer,
             Unit::NfsServer => Reader::Exports,
+            Unit::FilterMemory => Reader::FilterMemory,
+            Unit::Filter => Reader::Filter,
+            Unit::Senders => Reader::Senders,
+            Unit::Logins => Reader::Logins,
+            Unit::Mailboxes => Reader::Mailboxes,
+            Unit::MailRouter => Reader::MailRouter,
+            Unit::Postfix => Reader::Postfix,
         }
     }
 }

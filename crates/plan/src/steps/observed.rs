@@ -41,6 +41,8 @@ pub struct Observed {
     pub accounts_awake: u32,
     /// The accounts' nftables table as `nft` lists it, without counters and without what sets hold; none where there is no table.
     pub table: Option<String>,
+    /// Processes that have mailboxes open or may open them.
+    pub mailbox_openers: u32,
     /// Whether the kernel has a balancer's table.
     pub translates: bool,
 }

@@ -216,6 +216,7 @@ fn balancer(externals: impl Iterator<Item = Ipv4Addr>) -> BalancerSpec {
     let service = |ip| ServiceSpec {
         external: SocketAddrV4::new(ip, 80),
         cluster: "web".parse().expect("a name"),
+        check: crate::spec::CheckKind::Http,
         backends: vec![],
     };
     BalancerSpec { services: externals.map(service).collect(), internal_networks: BTreeSet::new() }
@@ -256,7 +257,7 @@ fn arbitrary_spec() -> impl Strategy<Value = Option<NodeSpec>> {
         .prop_map(|externals| Work::Balancer(balancer(externals.into_iter().map(|n| Ipv4Addr::new(198, 51, 100, n)))));
     proptest::option::weighted(
         0.85,
-        prop_oneof![4 => web, 1 => nas, 1 => balancer, 1 => Just(Work::Mail)].prop_map(node),
+        prop_oneof![4 => web, 1 => nas, 1 => balancer, 1 => Just(Work::Mail(None))].prop_map(node),
     )
 }
 

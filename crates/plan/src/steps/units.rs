@@ -1,9 +1,10 @@
 //! Units, and everything else that reads live files: who starts, who reads again, who stops.
 
 use super::desired::{EXPORTS_FILE, HTTPD_COMMON_FILE, TABLE_FILE};
-use super::generations::{Target, digest_of, edited_by_hand};
+use super::generations::{Target, digest_of, edited_by_hand, is_of};
 use super::marks::Reader;
 use super::{Desired, Marks, Observed, Plan, Step, diff};
+use crate::mail::{dovecot, filter, router};
 use serde::{Deserialize, Serialize};
 
 /// A unit that a node may need, in the order in which they start; they stop in the opposite order.
@@ -20,11 +21,38 @@ pub enum Unit {
     Proxy,
     /// The balancer's proxy.
     Balancer,
+    /// Redis: what the mail filters of a cluster share.
+    FilterMemory,
+    /// Rspamd: signs, judges and delays mail.
+    Filter,
+    /// postsrsd: makes senders of forwarded mail ours.
+    Senders,
+    /// The Dovecot that knows who may log in.
+    Logins,
+    /// The Dovecot that opens mailboxes, on their holder alone.
+    Mailboxes,
+    /// The ways to the holder, and its hop.
+    MailRouter,
+    /// Postfix.
+    Postfix,
 }
 
 impl Unit {
     /// All units.
-    pub const ALL: [Unit; 5] = [Self::NfsServer, Self::Launcher, Self::Guard, Self::Proxy, Self::Balancer];
+    pub const ALL: [Unit; 12] = [
+        Self::NfsServer,
+        Self::Launcher,
+        Self::Guard,
+        Self::Proxy,
+        Self::Balancer,
+        Self::FilterMemory,
+        Self::Filter,
+        Self::Senders,
+        Self::Logins,
+        Self::Mailboxes,
+        Self::MailRouter,
+        Self::Postfix,
+    ];
 
     /// The unit's name.
     pub fn name(self) -> &'static str {
@@ -34,10 +62,17 @@ impl Unit {
             Self::Guard => "phalanx-guard.service",
             Self::Proxy => "phalanx-proxy.service",
             Self::Balancer => "phalanx-balancer.service",
+            Self::FilterMemory => "phalanx-filter-memory.service",
+            Self::Filter => "phalanx-filter.service",
+            Self::Senders => "phalanx-senders.service",
+            Self::Logins => "phalanx-logins.service",
+            Self::Mailboxes => "phalanx-mailboxes.service",
+            Self::MailRouter => "phalanx-mail-router.service",
+            Self::Postfix => "phalanx-postfix.service",
         }
     }
 
-    /// The live files that it reads.
+    /// The live files that it reads; one that ends with a slash is a directory of them.
     pub fn files(self) -> &'static [&'static str] {
         match self {
             Self::NfsServer => &[EXPORTS_FILE],
@@ -45,6 +80,13 @@ impl Unit {
             Self::Guard => &["guard.json"],
             Self::Proxy => &["proxy.json"],
             Self::Balancer => &["balancer.json"],
+            Self::FilterMemory => &[filter::MEMORY_FILE],
+            Self::Filter => &["rspamd/"],
+            Self::Senders => &[filter::SRS_FILE, filter::SENDERS_FILE],
+            Self::Logins => &[dovecot::LOGINS_FILE, dovecot::SQL_FILE],
+            Self::Mailboxes => &[dovecot::MAILBOXES_FILE, dovecot::SQL_FILE, router::TLS_FILE],
+            Self::MailRouter => &[router::FILE],
+            Self::Postfix => &["postfix/", router::TLS_FILE],
         }
     }
 
@@ -128,7 +170,7 @@ fn plan_unit(unit: Unit, target: &Target, observed: &Observed, marks: &Marks, pl
 
 /// Whether one of these live files was changed by hand: whoever reads it may have read that.
 fn is_edited(observed: &Observed, files: &[&str]) -> bool {
-    edited_by_hand(observed).iter().any(|(name, _)| files.contains(name))
+    edited_by_hand(observed).iter().any(|(name, _)| files.iter().any(|file| is_of(name, file)))
 }
 
 fn plan_exports(target: &Target, observed: &Observed, marks: &Marks, plan: &mut Plan) {
@@ -144,7 +186,8 @@ fn plan_exports(target: &Target, observed: &Observed, marks: &Marks, plan: &mut 
 
 fn plan_stops(desired: &Desired, observed: &Observed, marks: &Marks, plan: &mut Plan) {
     for unit in Unit::ALL.into_iter().rev().filter(|unit| unit.is_ours() && !desired.units.contains(unit)) {
-        if observed.units.get(&unit).is_some_and(|seen| seen.active || seen.enabled) {
+        let leaves_some = unit == Unit::Mailboxes && observed.mailbox_openers > 0;
+        if leaves_some || observed.units.get(&unit).is_some_and(|seen| seen.active || seen.enabled) {
             plan.step(Step::Stop { unit });
         }
     }

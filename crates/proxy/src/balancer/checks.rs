@@ -1,12 +1,15 @@
-//! Checking nodes and reading their load scores, each address by a task of its own.
+//! Checking nodes and reading their load scores, each address by a task of its own. A web node is asked for its health page, a mail node
+//! through its protocol ([`mail_check`]).
 //!
 //! Checks of one node start at a steady pace whether or not the one before has its answer; each is bounded in time and bytes, so
 //! their number is too. A node's score that can't be read is not an error.
 
+use super::mail_check;
 use phalanx_plan::balance::CheckResult;
 use phalanx_plan::balance::health::next_check_in_ms;
 use phalanx_plan::balance::load::parse_agent_check;
 use phalanx_plan::proxy_config::{CheckSettings, HEALTH_PATH};
+use phalanx_plan::spec::CheckKind;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
@@ -26,7 +29,7 @@ const ANSWER_BYTES_MAX: usize = 2_048;
 /// What a task found.
 #[derive(Debug)]
 pub enum Outcome {
-    /// A node's health page.
+    /// A node's health.
     Checked(SocketAddrV4, CheckResult),
     /// A node's load score in percent.
     Scored(SocketAddrV4, u8),
@@ -37,7 +40,7 @@ pub enum Outcome {
 pub struct Checks {
     results: mpsc::Sender<Outcome>,
     settings: CheckSettings,
-    health: BTreeMap<SocketAddrV4, AbortHandle>,
+    health: BTreeMap<(SocketAddrV4, CheckKind), AbortHandle>,
     scores: BTreeMap<SocketAddrV4, AbortHandle>,
 }
 
@@ -51,7 +54,7 @@ impl Checks {
     pub fn follow(
         &mut self,
         settings: &CheckSettings,
-        targets: impl Iterator<Item = SocketAddrV4>,
+        targets: impl Iterator<Item = (SocketAddrV4, CheckKind)>,
         scores: impl Iterator<Item = SocketAddrV4>,
     ) {
         if self.settings != *settings {
@@ -62,9 +65,9 @@ impl Checks {
         let (targets, scores): (Vec<_>, Vec<_>) = (targets.collect(), scores.collect());
         keep_only(&mut self.health, &targets);
         keep_only(&mut self.scores, &scores);
-        for target in targets {
-            let task = || tokio::spawn(check_forever(target, *settings, self.results.clone())).abort_handle();
-            self.health.entry(target).or_insert_with(task);
+        for (target, kind) in targets {
+            let task = || tokio::spawn(check_forever(target, kind, *settings, self.results.clone())).abort_handle();
+            self.health.entry((target, kind)).or_insert_with(task);
         }
         for score in scores {
             let task = || tokio::spawn(score_forever(score, *settings, self.results.clone())).abort_handle();
@@ -80,9 +83,9 @@ impl Drop for Checks {
     }
 }
 
-fn keep_only(tasks: &mut BTreeMap<SocketAddrV4, AbortHandle>, addresses: &[SocketAddrV4]) {
-    tasks.retain(|address, task| {
-        let keeps = addresses.contains(address);
+fn keep_only<K: Ord>(tasks: &mut BTreeMap<K, AbortHandle>, wanted: &[K]) {
+    tasks.retain(|key, task| {
+        let keeps = wanted.contains(key);
         if !keeps {
             task.abort();
         }
@@ -90,11 +93,11 @@ fn keep_only(tasks: &mut BTreeMap<SocketAddrV4, AbortHandle>, addresses: &[Socke
     });
 }
 
-async fn check_forever(target: SocketAddrV4, settings: CheckSettings, results: mpsc::Sender<Outcome>) {
+async fn check_forever(target: SocketAddrV4, kind: CheckKind, settings: CheckSettings, results: mpsc::Sender<Outcome>) {
     let limit = Duration::from_millis(settings.timeout_ms);
     let mut under_way = JoinSet::new();
     loop {
-        under_way.spawn(async move { check(target, limit).await });
+        under_way.spawn(check(target, kind, limit));
         let mut pause = std::pin::pin!(sleep(Duration::from_millis(next_check_in_ms(settings.interval_ms, random()))));
         loop {
             tokio::select! {
@@ -132,8 +135,15 @@ fn random() -> u16 {
     RandomState::new().hash_one(0u8) as u16
 }
 
-/// Asks a node for its health page.
-pub async fn check(target: SocketAddrV4, limit: Duration) -> CheckResult {
+/// Asks a node how it is.
+pub async fn check(target: SocketAddrV4, kind: CheckKind, limit: Duration) -> CheckResult {
+    match kind {
+        CheckKind::Http => check_page(target, limit).await,
+        CheckKind::Mail(protocol) => mail_check::check(target, protocol, limit).await,
+    }
+}
+
+async fn check_page(target: SocketAddrV4, limit: Duration) -> CheckResult {
     match timeout(limit, ask(target)).await {
         Ok(Ok(answer)) => judge(&answer),
         Ok(Err(error)) => CheckResult::Unreachable(error.to_string()),
@@ -200,9 +210,9 @@ mod tests {
     async fn a_node_that_accepts_and_says_nothing_is_unreachable() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let std::net::SocketAddr::V4(target) = listener.local_addr().expect("its address") else { panic!("IPv4") };
-        let result = check(target, Duration::from_millis(50)).await;
+        let result = check(target, CheckKind::Http, Duration::from_millis(50)).await;
         assert_eq!(result, CheckResult::Unreachable("no answer within 50 ms".into()));
         drop(listener);
-        assert!(matches!(check(target, Duration::from_secs(1)).await, CheckResult::Unreachable(_)));
+        assert!(matches!(check(target, CheckKind::Http, Duration::from_secs(1)).await, CheckResult::Unreachable(_)));
     }
 }

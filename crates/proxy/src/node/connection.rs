@@ -3,7 +3,7 @@
 use super::Node;
 use super::access_log::Entry;
 use super::pages::Page;
-use super::pump::{self, Broken, Patience};
+use super::pump::{self, Broken};
 use super::route::{self, Reply, Route};
 use super::upstream;
 use super::worker::Worker;
@@ -11,6 +11,8 @@ use crate::http::HeadLimits;
 use crate::http::forward::{Origin, client_address};
 use crate::http::relay::{Answer, Failure, Outcome, Peer, Relay, Waiting};
 use crate::http::request::{Reject, Request};
+use crate::patience::Patience;
+use crate::socket;
 use phalanx_host::directory::HostEntry;
 use phalanx_model::Uid;
 use phalanx_plan::proxy_config::{ProxyConfig, ProxyLimits};
@@ -55,11 +57,11 @@ pub async fn serve(
         }
         if keep == Keep::Broken {
             // A truncated response must not look like a complete one.
-            pump::reset(&connection.stream);
+            socket::reset(&connection.stream);
             return;
         }
     }
-    pump::linger(connection.stream).await;
+    socket::linger(connection.stream).await;
 }
 
 struct Connection {

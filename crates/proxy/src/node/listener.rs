@@ -1,24 +1,19 @@
 //! Listening on the configured addresses: new ones are bound, gone ones closed, and connections outlive both.
-//!
-//! An address that the machine does not have yet can be bound all the same (IP_FREEBIND), so that the order in which addresses and
-//! services come up does not matter.
 
 use super::Node;
 use super::connection;
+use crate::socket;
 use phalanx_plan::proxy_config::ProxyConfig;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-/// Connections that the kernel holds before they are accepted.
-const BACKLOG: u32 = 4_096;
 /// Places that only balancers and this machine get when all others are taken: for health checks.
 const RESERVED_CONNECTIONS: usize = 32;
 /// After an error that would come again at once, such as too many open files.
@@ -77,7 +72,7 @@ impl Listeners {
 async fn listen(address: SocketAddrV4, node: Arc<Node>, stop: watch::Receiver<bool>, bound: Arc<AtomicBool>) {
     let mut told = false;
     let listener = loop {
-        match bind(address) {
+        match socket::bind(address) {
             Ok(listener) => break listener,
             Err(error) if !told => tracing::warn!("{address} can't be listened on: {error}; trying each second"),
             Err(_) => {}
@@ -97,14 +92,6 @@ async fn listen(address: SocketAddrV4, node: Arc<Node>, stop: watch::Receiver<bo
             }
         }
     }
-}
-
-fn bind(address: SocketAddrV4) -> io::Result<TcpListener> {
-    let socket = TcpSocket::new_v4()?;
-    socket.set_reuseaddr(true)?;
-    rustix::net::sockopt::set_ip_freebind(&socket, true)?;
-    socket.bind(SocketAddr::V4(address))?;
-    socket.listen(BACKLOG)
 }
 
 fn admit(stream: TcpStream, peer: Ipv4Addr, node: &Arc<Node>, stop: &watch::Receiver<bool>) {

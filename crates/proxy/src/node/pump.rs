@@ -1,6 +1,8 @@
 //! Moving bytes between sockets and a [`Relay`], with a bound on every wait.
 
 use crate::http::relay::{Failure, Outcome, Peer, Relay, Waiting};
+use crate::patience::Patience;
+use crate::socket::end_writing;
 use phalanx_plan::proxy_config::ProxyLimits;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -9,12 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
-
-/// How long a closed connection is read on, so that its last answer is not lost to a reset.
-const LINGER: Duration = Duration::from_secs(2);
-/// How much is read on.
-const LINGER_BYTES_MAX: usize = 256 * 1024;
+use tokio::time::Instant;
 
 /// Why bytes can't be moved on.
 #[derive(Debug)]
@@ -30,33 +27,6 @@ pub enum Broken {
 impl From<Failure> for Broken {
     fn from(failure: Failure) -> Self {
         Broken::Exchange(failure)
-    }
-}
-
-/// A bound on how long a connection waits, at no cost as long as things move: the timer is set anew only when it fires too early, or
-/// when the bound became nearer.
-#[derive(Debug)]
-pub struct Patience(Pin<Box<Sleep>>);
-
-impl Patience {
-    /// Ends first at `deadline`.
-    pub fn until(deadline: Instant) -> Self {
-        Self(Box::pin(sleep_until(deadline)))
-    }
-
-    /// Ready when `deadline` is over.
-    pub fn poll_end(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
-        let Self(timer) = self;
-        if timer.deadline() > deadline {
-            timer.as_mut().reset(deadline);
-        }
-        while timer.as_mut().poll(context).is_ready() {
-            if Instant::now() >= deadline {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(deadline);
-        }
-        Poll::Pending
     }
 }
 
@@ -178,38 +148,4 @@ fn bound(waiting: Waiting, limits: &ProxyLimits) -> Duration {
         Waiting::ForUpstream => limits.response_timeout_ms,
         Waiting::InTunnel => limits.tunnel_idle_timeout_ms,
     })
-}
-
-/// Closes a connection such that the client can read the last answer: writing ends, and what still comes is dropped, for a while.
-pub async fn linger(stream: TcpStream) {
-    end_writing(&stream);
-    let drain = async {
-        let mut dropped = 0;
-        let mut room = [0; 4_096];
-        while dropped < LINGER_BYTES_MAX && stream.readable().await.is_ok() {
-            match stream.try_read(&mut room) {
-                Ok(0) => return,
-                Ok(count) => dropped += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return,
-            }
-        }
-    };
-    if timeout(LINGER, drain).await.is_err() {
-        tracing::debug!("a client kept its connection open after its last answer");
-    }
-}
-
-/// Makes the connection end with a reset instead of an orderly close.
-pub fn reset(stream: &TcpStream) {
-    if let Err(error) = rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO)) {
-        tracing::debug!("a broken connection is closed in order: {error}");
-    }
-}
-
-fn end_writing(stream: &TcpStream) {
-    // A peer that is gone needs not be told.
-    if let Err(error) = rustix::net::shutdown(stream, rustix::net::Shutdown::Write) {
-        tracing::debug!("a connection was gone before it was closed: {error}");
-    }
 }

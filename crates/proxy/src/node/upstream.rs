@@ -68,8 +68,7 @@ impl Pool {
                 newest
             };
             let fresh = kept_at.elapsed() < Duration::from_millis(limits.idle_upstream_ms);
-            let silent = matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-            if fresh && silent {
+            if fresh && is_silent(&stream) {
                 return Some(stream);
             }
         }
@@ -85,14 +84,15 @@ impl Pool {
         }
     }
 
-    /// Closes what was kept for too long, and of each account what is more than this pool's part. To be called each second.
+    /// Closes what was kept for too long or was closed by the other side, which waits for it (an account's httpd that has a successor
+    /// does, two seconds long); and of each account what is more than this pool's part. To be called each second.
     pub fn sweep(&self, limits: &ProxyLimits) {
         let lifetime = Duration::from_millis(limits.idle_upstream_ms);
         // Rounded up, so that with many workers each may keep one.
         let part = limits.idle_upstreams_per_account_max.div_ceil(self.pools.get());
         let mut kept = self.lock();
         kept.by_account.retain(|_, streams| {
-            streams.retain(|(kept_at, _)| kept_at.elapsed() < lifetime);
+            streams.retain(|(kept_at, stream)| kept_at.elapsed() < lifetime && is_silent(stream));
             // The oldest come first.
             streams.drain(..streams.len().saturating_sub(part));
             !streams.is_empty()
@@ -104,6 +104,11 @@ impl Pool {
         // Every operation leaves it whole but for the count, which the next sweep mends.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a connection has nothing to read, not even its end. That costs a call of the kernel only if something has come.
+fn is_silent(stream: &TcpStream) -> bool {
+    matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// Connects to an account's httpd, waking the account once where it does not accept.
@@ -156,6 +161,7 @@ async fn wake(uid: Uid, launcher: &Launcher) -> Result<(), WakeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
 
     #[tokio::test]
@@ -177,5 +183,31 @@ mod tests {
         let left: Vec<_> = left.iter().map(|stream| stream.local_addr().expect("its address").port()).collect();
         assert!(left.iter().eq(ports[5..].iter().rev()), "{left:?} of {ports:?}: half of five, rounded up");
         assert_eq!(pool.lock().count, 0);
+    }
+
+    #[tokio::test]
+    async fn a_sweep_closes_what_the_other_side_has_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        let (limits, pool) = (ProxyLimits::default(), Pool::one_of(NonZero::<usize>::MIN));
+        let mut accepted = Vec::new();
+        for _ in 0..2 {
+            let stream = TcpStream::connect(address).await.expect("connected");
+            accepted.push(listener.accept().await.expect("accepted").0);
+            pool.keep(Uid::FIRST, stream, &limits);
+        }
+        pool.sweep(&limits);
+        assert_eq!(pool.lock().count, 2);
+        let mut ending = accepted.swap_remove(0);
+        ending.shutdown().await.expect("its writing side is closed");
+        // Whoever closed sees the end of the other side: without it, this waits for ever.
+        let closed = async {
+            while matches!(ending.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+                pool.sweep(&limits);
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), closed).await.expect("closed by the sweep");
+        assert_eq!(pool.lock().count, 1, "the other one is still good");
     }
 }

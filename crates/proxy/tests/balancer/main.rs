@@ -7,11 +7,11 @@
 
 mod network;
 
-use network::{Network, WebNode};
+use network::{MailNode, Network, WebNode};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -265,4 +265,91 @@ fn load_scores_move_the_weights() {
     lab.nodes[0].score(None);
     lab.nodes[1].score(None);
     lab.eventually("who serves no score is idle", 12, |lab| lab.states() == ["up", "up"]);
+}
+
+/// The web nodes' machines, serving mail as well.
+fn with_mail(lab: &Lab) -> [MailNode; 2] {
+    let nodes = [("mail1", "10.9.0.11"), ("mail2", "10.9.0.12")];
+    let backends = nodes.map(|(name, ip)| {
+        json!({"server": name, "target": format!("{ip}:25"), "score": format!("{ip}:342"), "weight": 10, "drained": false})
+    });
+    let mut config = config(&lab.directory, [10, 10]);
+    config["internal_networks"] = json!(["10.9.0.1/24", "203.0.113.0/24"]);
+    config["services"] =
+        json!([{"external": "192.0.2.1:25", "cluster": "mail", "check": "smtp", "backends": backends}]);
+    let mail = [MailNode::start(&lab.network.web1, "10.9.0.11"), MailNode::start(&lab.network.web2, "10.9.0.12")];
+    std::fs::write(lab.directory.path().join("balancer.json"), config.to_string()).expect("written");
+    let pid = lab.child.id().to_string();
+    assert!(Command::new("kill").args(["-HUP", &pid]).status().expect("kill runs").success());
+    lab.eventually("both take mail", 5, |lab| {
+        lab.status()["backends"][0]["service"] == "192.0.2.1:25" && lab.states() == ["up", "up"]
+    });
+    mail
+}
+
+#[test]
+fn mail_nodes_are_checked_through_their_protocol() {
+    let lab = Lab::start();
+    let mail = with_mail(&lab);
+    mail[0].greet("421 4.3.2 closing");
+    lab.eventually("it is left", 4, |lab| lab.shares() == [0, 100]);
+    let why = lab.status()["backends"][0]["why"].clone();
+    assert_eq!(why, "SMTP greeting was 421 4.3.2 closing for 10.9.0.1");
+    mail[0].greet("220 back");
+    lab.eventually("it returns", 5, |lab| lab.shares() == [50, 50]);
+}
+
+#[test]
+fn mail_to_the_world_comes_from_the_address_that_the_world_knows() {
+    let lab = Lab::start();
+    let _mail = with_mail(&lab);
+    // A mail server in the world, which says where a connection comes from and echoes what follows.
+    lab.network.client.shell("ip address add 203.0.113.7/32 dev lo");
+    lab.network.balancer.shell("ip route add 203.0.113.7 via 198.51.100.7");
+    let [listener, other] = ["198.51.100.7:25", "198.51.100.7:8080"].map(|at| listen_at(&lab.network.client, at));
+    let from = |namespace: &network::Namespace, own: [u8; 4], to: &'static str| -> TcpStream {
+        namespace.run(move || connect_from(Ipv4Addr::from(own), to.parse().expect("an address")))
+    };
+    let mut open = from(&lab.network.web1, [10, 9, 0, 11], "198.51.100.7:25");
+    let (mut seen, peer) = listener.accept().expect("accepted");
+    assert_eq!(peer.ip().to_string(), "192.0.2.1");
+    // Whatever it connects to: its resolver's questions and its filter's look-ups as well.
+    let _second = from(&lab.network.web2, [10, 9, 0, 12], "198.51.100.7:8080");
+    assert_eq!(other.accept().expect("accepted").1.ip().to_string(), "192.0.2.1");
+    // What takes no mail is not translated.
+    lab.network.web1.shell("ip address add 10.9.0.61/24 dev eth0");
+    let _third = from(&lab.network.web1, [10, 9, 0, 61], "198.51.100.7:25");
+    assert_eq!(listener.accept().expect("accepted").1.ip().to_string(), "10.9.0.61");
+    // Nor is what stays within the internal networks, also those behind a router.
+    let third = listen_at(&lab.network.client, "203.0.113.7:25");
+    let _fourth = from(&lab.network.web1, [10, 9, 0, 11], "203.0.113.7:25");
+    assert_eq!(third.accept().expect("accepted").1.ip().to_string(), "10.9.0.11");
+    // The flow outlives the table.
+    lab.reload([10, 10]);
+    lab.eventually("the table has no mail any more", 5, |lab| {
+        !lab.network.balancer.shell("nft list table ip phalanx_balancer").contains("snat")
+    });
+    open.write_all(b"DATA").expect("sent");
+    assert_eq!(read_some(&mut seen), "DATA");
+    seen.write_all(b"250 ok").expect("sent");
+    assert_eq!(read_some(&mut open), "250 ok");
+}
+
+fn listen_at(namespace: &network::Namespace, address: &'static str) -> TcpListener {
+    namespace.run(move || TcpListener::bind(address).expect("a free port"))
+}
+
+fn connect_from(own: Ipv4Addr, to: SocketAddr) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    bind(&socket, &SocketAddr::new(IpAddr::V4(own), 0)).expect("bound");
+    connect(&socket, &to).expect("connected");
+    TcpStream::from(socket)
+}
+
+fn read_some(stream: &mut TcpStream) -> String {
+    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+    let mut room = [0; 256];
+    let count = stream.read(&mut room).expect("read");
+    String::from_utf8_lossy(&room[..count]).into_owned()
 }

@@ -168,6 +168,41 @@ impl State {
     }
 }
 
+/// A mail node: greets as it is told to and answers what a check asks.
+pub struct MailNode(Arc<Mutex<&'static str>>);
+
+impl MailNode {
+    pub fn start(namespace: &Namespace, ip: &'static str) -> Self {
+        let greeting = Arc::new(Mutex::new("220 ready"));
+        let greetings = greeting.clone();
+        let listener = namespace.run(move || TcpListener::bind((ip, 25)).expect("port 25"));
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, greeting) = (stream.expect("a connection"), *greetings.lock().expect("whole"));
+                // A check may leave in the middle.
+                thread::spawn(move || drop(answer_smtp(stream, greeting)));
+            }
+        });
+        Self(greeting)
+    }
+
+    pub fn greet(&self, greeting: &'static str) {
+        *self.0.lock().expect("whole") = greeting;
+    }
+}
+
+fn answer_smtp(mut stream: TcpStream, greeting: &str) -> io::Result<()> {
+    let peer = stream.peer_addr()?.ip();
+    stream.write_all(format!("{greeting} for {peer}\r\n").as_bytes())?;
+    let mut room = [0; 1_024];
+    while let count @ 1.. = stream.read(&mut room)? {
+        let answer =
+            if room[..count].starts_with(b"EHLO [10.9.0.1]\r\n") { "250-mail\r\n250 DSN\r\n" } else { "250 ok\r\n" };
+        stream.write_all(answer.as_bytes())?;
+    }
+    Ok(())
+}
+
 /// Says something on an open flow; gives the node's name from its echo.
 pub fn echo(stream: &mut TcpStream, text: &str) -> io::Result<String> {
     stream.write_all(text.as_bytes())?;

@@ -13,6 +13,8 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(30);
 /// The number of the agent's first place that is not beside a step.
 pub const BESIDE_STEPS: u64 = 1_000;
+/// The first place in renewals of accounts.
+pub const RENEWALS: u64 = 2_000;
 /// More places than any change here passes.
 const PLACES_MAX: u64 = 80;
 /// What the agent writes when nothing is left to do.
@@ -194,14 +196,29 @@ impl Progress {
 /// Makes one change while the agent of `host` dies before and after every step: one life dies before it begins its first step, the next after it did
 /// that step and before it noted it, and so on until nothing is left to do. Returns what the first of them had planned.
 pub fn step_by_step(figure: &Figure, host: &str, change: &str) -> Result<BTreeSet<String>> {
+    let command = || figure.phalanx(change).map(drop);
+    step_by_step_of(figure, host, change, PLACES_MAX, command, |machine| machine.converged(change))
+}
+
+/// As [`step_by_step`], for a change that may be no command, until the agent died at `steps` of them: where a step can't be seen on the
+/// machine, its mark alone keeps it from being done again. `is_over` waits until nothing is left to do.
+pub fn step_by_step_of(
+    figure: &Figure,
+    host: &str,
+    what: &str,
+    steps: u64,
+    change: impl FnOnce() -> Result<()>,
+    is_over: impl FnOnce(&Doomed) -> Result<()>,
+) -> Result<BTreeSet<String>> {
     let mut machine = Doomed::new(figure, host)?;
-    let lives: Vec<u64> = (0..2 * PLACES_MAX).map(|life| life % 2).collect();
+    let lives: Vec<u64> = (0..2 * steps).map(|life| life % 2).collect();
     machine.doom(&lives)?;
-    figure.phalanx(change)?;
-    machine.converged(change)?;
+    change()?;
+    is_over(&machine)?;
     let deaths = machine.deaths()?;
     machine.doom(&[])?;
-    let first = deaths.iter().find(|death| death.step().is_some()).context("it died at no step")?;
+    let first = deaths.iter().find(|death| death.step().is_some());
+    let first = first.with_context(|| format!("{what}: {host} died at no step"))?;
     let died =
         |side: &str, name: &str| deaths.iter().filter(|death| death.place == format!("{side} step {name}")).count();
     for name in &first.steps {
@@ -209,7 +226,7 @@ pub fn step_by_step(figure: &Figure, host: &str, change: &str) -> Result<BTreeSe
         let (before, after) = (died("before", name), died("after", name));
         ensure!(
             before >= planned && after >= planned,
-            "{name}: {planned} planned, died {before} times before and {after} after: {deaths:?}"
+            "{what}, {name}: {planned} planned, died {before} times before and {after} after: {deaths:?}"
         );
     }
     Ok(first.steps.iter().cloned().collect())

@@ -44,7 +44,7 @@ fn misuse(mut attempt: Attempt, command: &str, words: &'static str) -> Attempt {
 
 /// All attempts.
 pub fn attempts() -> Vec<Attempt> {
-    let all = [rules_of_the_original(), rules_of_reference(), rules_of_kind(), rules_of_range()];
+    let all = [rules_of_the_original(), rules_of_reference(), rules_of_kind(), rules_of_mail(), rules_of_range()];
     all.into_iter().flatten().collect()
 }
 
@@ -302,6 +302,73 @@ fn rules_of_kind() -> Vec<Attempt> {
     ]
 }
 
+/// Mail clusters with what only one node may do, and what is placed on them.
+fn rules_of_mail() -> Vec<Attempt> {
+    let (fit, exists, unique, used) = ("kinds-fit", "reference-exists", "name-is-unique", "in-use-is-not-removed");
+    let post = |rule, path: &str, body: Value, command: &str| attempt(rule, "POST", path, Some(body), command);
+    let delete = |path: &str, command: &str| attempt(used, "DELETE", path, None, command);
+    let grant = |cluster: &str, right: &str, to: &str| {
+        let command = format!("cluster move-grant {cluster} {right} --to {to}");
+        post(exists, &format!("/clusters/{cluster}/grants/{right}/move"), json!({ "to": to }), &command)
+    };
+    let domain = |rule, name: &str, account: &str, logical: &str| {
+        let command = format!("mail-domain add {name} --account {account} --logical-server {logical}");
+        post(rule, "/mail-domains", json!({"name": name, "account": account, "logical_server": logical}), &command)
+    };
+    let mailbox = |rule, address: &str| {
+        let command = format!("mailbox add {address} --password-file /run/password");
+        post(rule, "/mailboxes", json!({"address": address, "password": "correct horse"}), &command)
+    };
+    let alias = |rule, source: &str| {
+        let command = format!("alias add {source} --to a@example.org");
+        post(rule, "/aliases", json!({"source": source, "targets": ["a@example.org"]}), &command)
+    };
+    vec![
+        post(
+            fit,
+            "/clusters",
+            json!({"name": "second", "kind": "mail", "master": "post"}),
+            "cluster add second --kind mail --master post",
+        ),
+        attempt(
+            fit,
+            "PATCH",
+            "/clusters/web",
+            Some(json!({"mail_name": "mail.example.net"})),
+            "cluster change web --mail-name mail.example.net",
+        ),
+        post(
+            fit,
+            "/addresses",
+            json!({"external": "198.51.100.12:80", "balancer": "front", "cluster": "mail"}),
+            "address add 198.51.100.12:80 --balancer front --cluster mail",
+        ),
+        grant("web", "mailboxes", "web1"),
+        grant("couriers", "mailboxes", "post"),
+        delete("/clusters/couriers/slaves/runner", "cluster remove-slave couriers runner"),
+        domain(unique, "bea.example.org", "bea", "mailroom"),
+        domain(unique, "mail.example.net", "bea", "mailroom"),
+        attempt(
+            unique,
+            "PATCH",
+            "/clusters/mail",
+            Some(json!({"mail_name": "bea.example.org"})),
+            "cluster change mail --mail-name bea.example.org",
+        ),
+        domain(exists, "new.example.org", "nobody", "mailroom"),
+        domain(exists, "new.example.org", "bea", "nowhere"),
+        domain(fit, "new.example.org", "bea", LOGICAL),
+        mailbox(unique, "info@bea.example.org"),
+        mailbox(exists, "info@new.example.org"),
+        alias(unique, "sales@bea.example.org"),
+        alias(exists, "@new.example.org"),
+        delete("/mail-domains/bea.example.org", "mail-domain remove bea.example.org"),
+        delete("/accounts/bea", "account remove bea"),
+        delete("/accounts/bea?sites=true", "account remove bea --with-sites"),
+        delete("/logical-servers/mailroom", "logical-server remove mailroom"),
+    ]
+}
+
 /// Values out of their range. The command line knows some ranges by itself.
 fn rules_of_range() -> Vec<Attempt> {
     let range = "value-in-range";
@@ -320,8 +387,11 @@ fn rules_of_range() -> Vec<Attempt> {
         let attempt = attempt(range, "POST", "/clusters/web/slaves", Some(body), "");
         misuse(attempt, &format!("cluster add-slave web spare --weight {weight}"), "is not in 1..=100")
     };
-    let many = json!({"httpd_directives": vec![format!("# {}", "x".repeat(900)); 20]});
-    let directive = json!({"httpd_directives": [format!("# {}", "x".repeat(1_000))]});
+    let directives = |lines: usize, letters: usize, file: &str| {
+        let body = json!({"httpd_directives": vec![format!("# {}", "x".repeat(letters)); lines]});
+        let command = format!("cluster change web --httpd-directives-file {file}");
+        attempt(range, "PATCH", "/clusters/web", Some(body), &command)
+    };
     vec![
         weight(0),
         weight(101),
@@ -331,20 +401,8 @@ fn rules_of_range() -> Vec<Attempt> {
         address("198.51.100.11:80", 0),
         address("127.0.0.1:80", 80),
         address("224.0.0.1:80", 80),
-        attempt(
-            range,
-            "PATCH",
-            "/clusters/web",
-            Some(directive),
-            "cluster change web --httpd-directives-file /run/long.conf",
-        ),
-        attempt(
-            range,
-            "PATCH",
-            "/clusters/web",
-            Some(many),
-            "cluster change web --httpd-directives-file /run/many.conf",
-        ),
+        directives(1, 1_000, "/run/long.conf"),
+        directives(20, 900, "/run/many.conf"),
     ]
 }
 
@@ -388,6 +446,23 @@ pub fn unsayable() -> Vec<Unsayable> {
             words: "{} belongs to balancer",
             request: ("PATCH", "/addresses/198.51.100.10:80", json!({"cluster": "mail"}), 422, unknown),
             command: ("address change 198.51.100.10:80 --cluster mail", 2, "unexpected argument '--cluster'"),
+        },
+        // That a holder is at an end is said by itself, or by who fenced it.
+        Unsayable {
+            rule: "grant-moves-by-proof",
+            words: "{right} of cluster {cluster} stay with {}; nobody asked",
+            request: (
+                "POST",
+                "/clusters/couriers/grants/mailboxes/move",
+                json!({"to": "runner", "proof": "fenced"}),
+                422,
+                unknown,
+            ),
+            command: (
+                "cluster move-grant couriers mailboxes --to runner --proof fenced",
+                2,
+                "unexpected argument '--proof'",
+            ),
         },
         // The share of a cluster with logical servers can't be taken away, so that none is ever missing.
         Unsayable {

@@ -16,6 +16,7 @@ fn config(nodes: &[(u8, bool)]) -> BalancerConfig {
     let service = ServiceSpec {
         external: EXTERNAL.parse().expect("an address"),
         cluster: "web".parse().expect("a name"),
+        check: CheckKind::Http,
         backends: backends.collect(),
     };
     BalancerConfig {
@@ -220,4 +221,24 @@ proptest! {
             prop_assert!(chosen.is_empty() || (sum - 100.0).abs() < 0.01);
         }
     }
+}
+
+#[test]
+fn who_takes_mail_sends_as_the_same_address_up_or_down() {
+    let mut config = config(&[(10, false), (10, true)]);
+    let mut balancer = Balancer::default();
+    balancer.configure(&config);
+    balancer.checked(target(0), CheckResult::Passed, 0);
+    let decision = balancer.decide(0).expect("decided");
+    assert_eq!(decision.outgoing, BTreeMap::new(), "web nodes are not translated");
+    config.services[0].check = CheckKind::Mail(MailProtocol::Smtp);
+    let mut other = config.services[0].clone();
+    other.external = "192.0.2.9:25".parse().expect("an address");
+    config.services.push(other);
+    balancer.configure(&config);
+    assert_eq!(balancer.targets().next(), Some((target(0), CheckKind::Mail(MailProtocol::Smtp))));
+    check_twice(&mut balancer, 0, down(), 1);
+    let decision = balancer.decide(1).expect("decided");
+    let external: Ipv4Addr = "192.0.2.1".parse().expect("an address");
+    assert_eq!(decision.outgoing, BTreeMap::from([(*target(0).ip(), external), (*target(1).ip(), external)]));
 }

@@ -1,6 +1,7 @@
 //! Where a follower dials: told, refused, out of reach, back home; and that nothing sends it out of the fleet.
 
 use super::*;
+use crate::session::dice::Dice;
 
 fn place(name: &str) -> Place {
     let name = if name == "panel" { PANEL_NAME.to_owned() } else { format!("{name}{NODE_SUFFIX}") };
@@ -53,19 +54,6 @@ fn nobody_is_sent_out_of_the_fleet() {
         assert!(!route.on_told(Place { address: address.to_owned(), name: name.to_owned() }, 0), "{address} {name}");
     }
     assert_eq!(route.place(None), place("panel"));
-}
-
-/// SplitMix64: one number makes the whole run.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % sides
-    }
 }
 
 /// The panel (0), two masters (1 and 2), and a server that is moved between them.

@@ -1,0 +1,215 @@
+//! What is derived from the directory for mail: the look-up files on a mail node, the domains' directories where the share is kept.
+//!
+//! A batch that is committed is put into the look-up files at once: daemons see it by their next question, nothing is reloaded. What is still
+//! to be put is marked in the directory itself, so a crash in between loses nothing. The files are looked at in turns: one that is lost,
+//! damaged or held by somebody is reported, and made anew from the directory as soon as it can be.
+
+use crate::events::Events;
+use anyhow::Context;
+use phalanx_host::directory::{MailDirty, Reader, Writer};
+use phalanx_host::mail_lookup::{LookupError, Lookups};
+use phalanx_host::{atomic, facts, homes};
+use phalanx_model::{Name, Position, Row, RowKey};
+use phalanx_plan::mail::lookup::DIRECTORY;
+use phalanx_plan::report::Severity;
+use phalanx_plan::spec::{NodeSpec, Work};
+use phalanx_plan::steps::Desired;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Rows that are put in one transaction.
+const ROWS_AT_ONCE: usize = 1_000;
+
+/// The keeper of what is derived for mail.
+pub struct Mail {
+    /// `/` on a host.
+    root: PathBuf,
+    events: Arc<Events>,
+    lookups: Option<Lookups>,
+    /// Why the look-up files do not show what the directory has.
+    problem: Option<String>,
+    /// What stands in the way of domains' directories.
+    domains: BTreeMap<RowKey, String>,
+}
+
+impl Mail {
+    /// Nothing is derived yet.
+    pub fn new(root: &Path, events: Arc<Events>) -> Self {
+        Self { root: root.to_owned(), events, lookups: None, problem: None, domains: BTreeMap::new() }
+    }
+
+    /// What could not be derived, in words for a person.
+    pub fn problems(&self, at_most: usize) -> Vec<String> {
+        self.problem.iter().chain(self.domains.values()).take(at_most).cloned().collect()
+    }
+
+    /// Derives what the last batches touched. Returns how many rows that were.
+    ///
+    /// # Errors
+    /// The directory can't be read or written. What stands in the way of the files is kept as a problem and tried again.
+    pub fn derive(&mut self, spec: Option<&NodeSpec>, writer: &mut Writer, reader: &Reader) -> anyhow::Result<usize> {
+        let dirty = writer.mail_dirty(ROWS_AT_ONCE)?;
+        if dirty == MailDirty::Rows(vec![]) {
+            return Ok(0);
+        }
+        let at = writer.position()?;
+        let count = match &dirty {
+            MailDirty::All => self.put_all(spec, reader, at)?,
+            MailDirty::Rows(keys) => self.put_rows(spec, reader, keys, at)?,
+        };
+        match self.problem {
+            None => writer.clear_mail_dirty(&dirty, at).map(|()| count).map_err(Into::into),
+            // It is tried again by and by, not in a circle.
+            Some(_) => Ok(0),
+        }
+    }
+
+    /// Looks whether the look-up files are there, whole and up to date. What is not is made anew.
+    ///
+    /// # Errors
+    /// The directory can't be read or written.
+    pub fn look(&mut self, spec: Option<&NodeSpec>, writer: &mut Writer, reader: &Reader) -> anyhow::Result<()> {
+        if !serves_mail(spec) {
+            self.lookups = None;
+            return atomic::remove(&self.root.join(DIRECTORY.trim_start_matches('/'))).map_err(Into::into);
+        }
+        // A directory that was never filled knows nothing, and daemons shall not believe that there is nothing.
+        if !reader.is_filled()? {
+            return Ok(());
+        }
+        let at = writer.position()?;
+        let seen = self.opened().and_then(|lookups| lookups.position());
+        match seen {
+            Ok(shown) if shown == Some(at) => self.mended(),
+            // Another incarnation, or a directory that went back: rows may be there that it does not know.
+            Ok(None) => writer.mark_all_mail_dirty()?,
+            Ok(Some(shown)) if shown.incarnation != at.incarnation || shown.revision > at.revision => {
+                writer.mark_all_mail_dirty()?;
+            }
+            // It is behind by rows of others, which are none of mail's; the position follows.
+            Ok(Some(_)) if writer.mail_dirty(1)? == MailDirty::Rows(vec![]) => {
+                let put = self.opened().and_then(|lookups| lookups.put(&[], at));
+                self.judge(put.map(|()| 0));
+            }
+            Ok(Some(_)) => {}
+            Err(error) => {
+                let is_damaged = error.is_damage();
+                self.fail(&error);
+                if is_damaged && let Some(lookups) = self.lookups.take() {
+                    lookups.discard(&format!("damaged-{}", facts::unix_s()))?;
+                    writer.mark_all_mail_dirty()?;
+                } else if !is_damaged {
+                    self.lookups = None;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn put_rows(
+        &mut self,
+        spec: Option<&NodeSpec>,
+        reader: &Reader,
+        keys: &[RowKey],
+        at: Position,
+    ) -> anyhow::Result<usize> {
+        let row = |key: &RowKey| Ok((key.clone(), reader.mail_row(key)?));
+        let rows: Vec<(RowKey, Option<Row>)> = keys.iter().map(row).collect::<anyhow::Result<_>>()?;
+        let roots = share_roots(spec);
+        for (key, row) in &rows {
+            self.keep_directory(&roots, key, row.as_ref());
+        }
+        if !serves_mail(spec) || !reader.is_filled()? {
+            self.problem = None;
+            return Ok(keys.len());
+        }
+        let put = self.opened().and_then(|lookups| lookups.put(&rows, at));
+        self.judge(put.map(|()| rows.len()));
+        Ok(rows.len())
+    }
+
+    fn put_all(&mut self, spec: Option<&NodeSpec>, reader: &Reader, at: Position) -> anyhow::Result<usize> {
+        let roots = share_roots(spec);
+        let mut count = 0;
+        reader.each_mail_row::<anyhow::Error>(|row| {
+            count += 1;
+            self.keep_directory(&roots, &row.key(), Some(&row));
+            Ok(())
+        })?;
+        if !serves_mail(spec) || !reader.is_filled()? {
+            self.problem = None;
+            return Ok(count + 1);
+        }
+        let put = match self.opened() {
+            Ok(lookups) => lookups.replace::<anyhow::Error>(at, |put| reader.each_mail_row(put)),
+            Err(error) => Err(error.into()),
+        };
+        match put {
+            Ok(()) => self.mended(),
+            Err(error) => self.failed(format!("{error:#}")),
+        }
+        Ok(count + 1)
+    }
+
+    fn keep_directory(&mut self, roots: &BTreeMap<Name, PathBuf>, key: &RowKey, row: Option<&Row>) {
+        let made = match row {
+            Some(Row::MailDomain { domain, uid, share, .. }) => match roots.get(share) {
+                Some(root) => homes::make_mail_directory(root, &domain.name, *uid)
+                    .with_context(|| format!("the directory for mail of {}", domain.name)),
+                None => Ok(()),
+            },
+            _ => Ok(()),
+        };
+        match made {
+            Ok(()) => drop(self.domains.remove(key)),
+            Err(error) => {
+                let why = format!("{error:#}");
+                if self.domains.insert(key.clone(), why.clone()).as_ref() != Some(&why) {
+                    self.events.add(Severity::Error, "mail", why, String::new());
+                }
+            }
+        }
+    }
+
+    fn opened(&mut self) -> Result<&mut Lookups, LookupError> {
+        match &mut self.lookups {
+            Some(lookups) => Ok(lookups),
+            none => Ok(none.insert(Lookups::open(&self.root, true)?)),
+        }
+    }
+
+    fn judge(&mut self, put: Result<usize, LookupError>) {
+        match put {
+            Ok(_) => self.mended(),
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    fn mended(&mut self) {
+        if self.problem.take().is_some() {
+            self.events.add(Severity::Info, "mail", "the look-up files of mail are right again", String::new());
+        }
+    }
+
+    fn fail(&mut self, error: &LookupError) {
+        let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
+        self.failed(format!("{error}{source}"));
+    }
+
+    fn failed(&mut self, why: String) {
+        let why = format!("{why}; mail for this node's look-ups waits at the senders until it is mended");
+        if self.problem.as_ref() != Some(&why) {
+            self.events.add(Severity::Error, "mail", why.clone(), String::new());
+        }
+        self.problem = Some(why);
+    }
+}
+
+fn serves_mail(spec: Option<&NodeSpec>) -> bool {
+    matches!(spec.map(|spec| &spec.work), Some(Work::Mail(Some(_))))
+}
+
+fn share_roots(spec: Option<&NodeSpec>) -> BTreeMap<Name, PathBuf> {
+    Desired::of(spec).kept_shares.into_iter().map(|kept| (kept.share, kept.path.as_str().into())).collect()
+}

@@ -1,0 +1,432 @@
+//! The look-up files of a mail node: what its daemons read of the directory.
+//!
+//! Tables and queries stand in [`phalanx_plan::mail::lookup`]. The files follow the directory: rows that changed there are put here, in one
+//! transaction for each file, so that a daemon sees the old whole or the new whole and never a part. The files are in WAL mode, whose
+//! readers need `-wal` and `-shm` beside them: somebody who may write keeps them open ([`keep_open`]).
+//!
+//! Who proves logins hears of a new mailbox before who takes mail for it.
+
+use crate::atomic::{self, Access, FileError, failed};
+use phalanx_model::mail::{DkimKey, MailState};
+use phalanx_model::{HostName, MailDomain, Position, Row, RowKey};
+use phalanx_plan::mail::lookup::{DIRECTORY, KEYS, LOGINS, LOGINS_SCHEMA, RECIPIENTS, RECIPIENTS_SCHEMA};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a statement waits for another writer.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why look-up files could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum LookupError {
+    /// SQLite's own words.
+    #[error("the look-up file {path} can't be used")]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A file or directory.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The daemon that shall read a file is not installed.
+    #[error("there is no group {group} on this machine: install {package}")]
+    NoReader {
+        /// The daemon's group.
+        group: &'static str,
+        /// The Debian package that has it.
+        package: &'static str,
+    },
+}
+
+impl LookupError {
+    /// Whether only a new file helps: one that somebody else holds will be free again.
+    pub fn is_damage(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked};
+        let Self::Sqlite { source, .. } = self else { return false };
+        !matches!(source.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked))
+    }
+}
+
+/// The places of the files; all below one directory, so that tests have their own.
+#[derive(Debug, Clone)]
+struct Places {
+    recipients: PathBuf,
+    logins: PathBuf,
+    keys: PathBuf,
+}
+
+impl Places {
+    fn below(root: &Path) -> Self {
+        let at = |path: &str| root.join(path.strip_prefix('/').unwrap_or(path));
+        Self { recipients: at(RECIPIENTS), logins: at(LOGINS), keys: at(KEYS) }
+    }
+}
+
+/// The one writer of the look-up files.
+#[derive(Debug)]
+pub struct Lookups {
+    places: Places,
+    recipients: Connection,
+    logins: Connection,
+    keys_group: Option<u32>,
+}
+
+/// A look-up file that is kept open.
+#[derive(Debug)]
+pub struct KeptOpen {
+    path: PathBuf,
+    inode: u64,
+    _connection: Connection,
+}
+
+/// Keeps the look-up files below `root` open, for nothing but to keep their `-wal` and `-shm` files alive; `before` is what was kept, and
+/// stays as long as the name leads to the same file. Files that are missing are left so: a daemon shall not find an empty one.
+///
+/// # Errors
+/// A file is there and can't be opened.
+pub fn keep_open(root: &Path, before: Vec<KeptOpen>) -> Result<Vec<KeptOpen>, LookupError> {
+    let places = Places::below(root);
+    let mut before = before;
+    let mut kept = Vec::new();
+    for path in [places.recipients, places.logins] {
+        let inode = match std::fs::metadata(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            metadata => metadata.map_err(failed(&path, "looking at it"))?.ino(),
+        };
+        let same = before.iter().position(|old| old.path == path && old.inode == inode);
+        kept.push(match same {
+            Some(place) => before.swap_remove(place),
+            None => {
+                let connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+                KeptOpen { path, inode, _connection: connection }
+            }
+        });
+    }
+    Ok(kept)
+}
+
+impl Lookups {
+    /// Opens the files below `root`, which is `/` on a host, making what is missing. `with_groups` gives each to its reader's group.
+    ///
+    /// # Errors
+    /// A file can't be opened or made, or a daemon that shall read one is not installed.
+    pub fn open(root: &Path, with_groups: bool) -> Result<Self, LookupError> {
+        let places = Places::below(root);
+        let group = |group, package| if with_groups { group_id(group, package).map(Some) } else { Ok(None) };
+        let keys_group = group("_rspamd", "rspamd")?;
+        make_directory(&root.join(DIRECTORY.trim_start_matches('/')), None, 0o711)?;
+        make_directory(&places.keys, keys_group, 0o750)?;
+        let recipients = file(&places.recipients, RECIPIENTS_SCHEMA, group("postfix", "postfix")?)?;
+        let logins = file(&places.logins, LOGINS_SCHEMA, group("dovecot", "dovecot-core")?)?;
+        Ok(Self { places, recipients, logins, keys_group })
+    }
+
+    /// Puts rows that changed; a key without a row is removed. `at` is the directory's position that they show.
+    ///
+    /// # Errors
+    /// A file can't be written. What was written shows the same or newer rows: putting them again does no harm.
+    pub fn put(&mut self, rows: &[(RowKey, Option<Row>)], at: Position) -> Result<(), LookupError> {
+        let is_gone = |row: &&(RowKey, Option<Row>)| row.1.is_none();
+        // What is gone is first refused mail, then logins; what is new is first known to log in, then gets mail.
+        self.keys(rows)?;
+        self.change_recipients(rows.iter().filter(is_gone), None)?;
+        self.change_logins(rows.iter(), Some(at))?;
+        self.change_recipients(rows.iter().filter(|row| !is_gone(row)), Some(at))
+    }
+
+    /// Replaces everything by what `each` brings.
+    ///
+    /// # Errors
+    /// A file can't be written; or `each` fails. The files are then as they were.
+    pub fn replace<E: From<LookupError>>(
+        &mut self,
+        at: Position,
+        each: impl Fn(&mut dyn FnMut(Row) -> Result<(), E>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let places = self.places.clone();
+        let keys_group = self.keys_group;
+        let mut kept = std::collections::BTreeSet::new();
+        let bad = |path: &Path| {
+            let path = path.to_owned();
+            move |source| E::from(LookupError::Sqlite { path: path.clone(), source })
+        };
+        let failed = bad(&places.logins);
+        let tx = self.logins.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
+        tx.execute_batch("DELETE FROM domain; DELETE FROM mailbox;").map_err(&failed)?;
+        each(&mut |row| {
+            if let Row::MailDomain { domain, dkim: Some(dkim), .. } = &row {
+                kept.insert(write_key(&places.keys, &domain.name, dkim, keys_group)?);
+            }
+            put_login(&tx, &row.key(), Some(&row)).map_err(&failed)
+        })?;
+        set_position(&tx, at).and_then(|()| tx.commit()).map_err(&failed)?;
+        let failed = bad(&places.recipients);
+        let tx = self.recipients.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
+        tx.execute_batch("DELETE FROM domain; DELETE FROM mailbox; DELETE FROM alias;").map_err(&failed)?;
+        each(&mut |row| put_recipient(&tx, &row.key(), Some(&row)).map_err(&failed))?;
+        set_position(&tx, at).and_then(|()| tx.commit()).map_err(&failed)?;
+        remove_other_keys(&places.keys, &kept)?;
+        Ok(())
+    }
+
+    /// The position of the directory that both files show; nothing where they show none or different ones.
+    ///
+    /// # Errors
+    /// A file can't be read: it is damaged, or somebody holds it.
+    pub fn position(&self) -> Result<Option<Position>, LookupError> {
+        // By connections of their own: these see what daemons see, also where a file was replaced.
+        let read = |path: &Path| {
+            let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            position(&connection).map_err(|source| LookupError::Sqlite { path: path.to_owned(), source })
+        };
+        let (recipients, logins) = (read(&self.places.recipients)?, read(&self.places.logins)?);
+        Ok(recipients.filter(|_| recipients == logins))
+    }
+
+    /// Has the files made anew at the next [`Lookups::open`]: they are moved aside, with `why` in their names.
+    ///
+    /// # Errors
+    /// They can't be moved.
+    pub fn discard(self, why: &str) -> Result<(), LookupError> {
+        let places = self.places.clone();
+        drop(self);
+        for path in [places.recipients, places.logins] {
+            for end in ["", "-wal", "-shm"] {
+                let from = PathBuf::from(format!("{}{end}", path.display()));
+                if from.exists() {
+                    let to = PathBuf::from(format!("{}.{why}{end}", path.display()));
+                    std::fs::rename(&from, &to).map_err(failed(&from, "moving it aside"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn change_recipients<'r>(
+        &mut self,
+        rows: impl Iterator<Item = &'r (RowKey, Option<Row>)>,
+        at: Option<Position>,
+    ) -> Result<(), LookupError> {
+        change(&mut self.recipients, rows, at, put_recipient)
+            .map_err(|source| LookupError::Sqlite { path: self.places.recipients.clone(), source })
+    }
+
+    fn change_logins<'r>(
+        &mut self,
+        rows: impl Iterator<Item = &'r (RowKey, Option<Row>)>,
+        at: Option<Position>,
+    ) -> Result<(), LookupError> {
+        change(&mut self.logins, rows, at, put_login)
+            .map_err(|source| LookupError::Sqlite { path: self.places.logins.clone(), source })
+    }
+
+    /// Writes and removes the keys of domains that changed.
+    fn keys(&self, rows: &[(RowKey, Option<Row>)]) -> Result<(), LookupError> {
+        for (key, row) in rows {
+            match (key, row) {
+                (_, Some(Row::MailDomain { domain, dkim: Some(dkim), .. })) => {
+                    write_key(&self.places.keys, &domain.name, dkim, self.keys_group).map(drop)?;
+                }
+                (RowKey::MailDomain(name), None) => {
+                    // Without the row its selector is not known.
+                    let file_names = list(&self.places.keys)?;
+                    let is_its = |file: &&String| is_key_of(file, name);
+                    for file in file_names.iter().filter(is_its) {
+                        atomic::remove(&self.places.keys.join(file))?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+type Put = fn(&Transaction<'_>, &RowKey, Option<&Row>) -> rusqlite::Result<()>;
+
+fn change<'r>(
+    connection: &mut Connection,
+    rows: impl Iterator<Item = &'r (RowKey, Option<Row>)>,
+    at: Option<Position>,
+    put: Put,
+) -> rusqlite::Result<()> {
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for (key, row) in rows {
+        put(&tx, key, row.as_ref())?;
+    }
+    if let Some(at) = at {
+        set_position(&tx, at)?;
+    }
+    tx.commit()
+}
+
+fn is_active(state: MailState) -> bool {
+    state == MailState::Active
+}
+
+fn put_recipient(tx: &Transaction<'_>, key: &RowKey, row: Option<&Row>) -> rusqlite::Result<()> {
+    match key {
+        RowKey::MailDomain(name) => {
+            tx.prepare_cached("DELETE FROM domain WHERE name = ?1")?.execute([name.as_str()])?
+        }
+        RowKey::Mailbox(address) => {
+            tx.prepare_cached("DELETE FROM mailbox WHERE address = ?1")?.execute([address.as_str()])?
+        }
+        RowKey::MailAlias(source) => {
+            tx.prepare_cached("DELETE FROM alias WHERE source = ?1")?.execute([source.as_str()])?
+        }
+        RowKey::Account(_) | RowKey::Site(_) => 0,
+    };
+    match row {
+        Some(Row::MailDomain { domain: MailDomain { name, state, .. }, dkim, .. }) => {
+            tx.prepare_cached("INSERT INTO domain VALUES (?1, ?2, ?3)")?.execute(params![
+                name.as_str(),
+                is_active(*state),
+                dkim.as_ref().map_or("", |dkim| dkim.selector.as_str())
+            ])?;
+        }
+        Some(Row::Mailbox(mailbox)) => {
+            tx.prepare_cached("INSERT INTO mailbox VALUES (?1, ?2)")?
+                .execute(params![mailbox.address.as_str(), is_active(mailbox.state)])?;
+        }
+        Some(Row::MailAlias(alias)) => {
+            for target in &alias.targets {
+                tx.prepare_cached("INSERT OR IGNORE INTO alias VALUES (?1, ?2)")?
+                    .execute(params![alias.source.as_str(), target.as_str()])?;
+            }
+        }
+        Some(Row::Account { .. } | Row::Site(_)) | None => {}
+    }
+    Ok(())
+}
+
+fn put_login(tx: &Transaction<'_>, key: &RowKey, row: Option<&Row>) -> rusqlite::Result<()> {
+    match key {
+        RowKey::MailDomain(name) => {
+            tx.prepare_cached("DELETE FROM domain WHERE name = ?1")?.execute([name.as_str()])?
+        }
+        RowKey::Mailbox(address) => {
+            tx.prepare_cached("DELETE FROM mailbox WHERE address = ?1")?.execute([address.as_str()])?
+        }
+        RowKey::MailAlias(_) | RowKey::Account(_) | RowKey::Site(_) => 0,
+    };
+    match row {
+        Some(Row::MailDomain { domain, uid, share, .. }) => {
+            let root = format!("{}/{}/", phalanx_model::share::mount_point(share), phalanx_model::mail::MAIL);
+            tx.prepare_cached("INSERT INTO domain VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+                domain.name.as_str(),
+                uid.get(),
+                root,
+                is_active(domain.state)
+            ])?;
+        }
+        Some(Row::Mailbox(mailbox)) => {
+            tx.prepare_cached("INSERT INTO mailbox VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(params![
+                mailbox.address.as_str(),
+                mailbox.address.domain(),
+                mailbox.password.as_str(),
+                mailbox.directory(),
+                mailbox.quota_mib.bytes() as i64,
+                is_active(mailbox.state)
+            ])?;
+        }
+        Some(Row::MailAlias(_) | Row::Account { .. } | Row::Site(_)) | None => {}
+    }
+    Ok(())
+}
+
+const POSITION_SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS position (one INTEGER PRIMARY KEY CHECK (one = 1), incarnation INTEGER NOT NULL, term INTEGER NOT NULL,
+  revision INTEGER NOT NULL) STRICT;
+";
+
+fn set_position(tx: &Transaction<'_>, at: Position) -> rusqlite::Result<()> {
+    tx.prepare_cached("INSERT OR REPLACE INTO position VALUES (1, ?1, ?2, ?3)")?
+        .execute(params![at.incarnation as i64, at.term as i64, at.revision as i64])
+        .map(drop)
+}
+
+fn position(connection: &Connection) -> rusqlite::Result<Option<Position>> {
+    let mut find = connection.prepare("SELECT incarnation, term, revision FROM position")?;
+    let mut rows = find.query([])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let number = |column| row.get::<_, i64>(column).map(|n| n as u64);
+    Ok(Some(Position { incarnation: number(0)?, term: number(1)?, revision: number(2)? }))
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, LookupError> {
+    let failed = |source| LookupError::Sqlite { path: path.to_owned(), source };
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(failed)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0)).map_err(failed)?;
+    Ok(connection)
+}
+
+/// Opens a file in a directory of its own, making both; only root writes, the group reads.
+fn file(path: &Path, schema: &str, group: Option<u32>) -> Result<Connection, LookupError> {
+    let sqlite = |source| LookupError::Sqlite { path: path.to_owned(), source };
+    make_directory(path.parent().unwrap_or(path), group, 0o750)?;
+    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(sqlite)?;
+    connection.pragma_update(None, "synchronous", "FULL").map_err(sqlite)?;
+    connection.execute_batch(&format!("BEGIN IMMEDIATE; {schema} {POSITION_SCHEMA} COMMIT;")).map_err(sqlite)?;
+    // The directory keeps others out, so the files themselves may be readable: -wal and -shm take their mode from the file.
+    let permissions = std::fs::Permissions::from_mode(0o644);
+    for end in ["", "-wal", "-shm"] {
+        let beside = PathBuf::from(format!("{}{end}", path.display()));
+        std::fs::set_permissions(&beside, permissions.clone()).map_err(failed(&beside, "setting the mode"))?;
+    }
+    Ok(connection)
+}
+
+fn make_directory(path: &Path, group: Option<u32>, mode: u32) -> Result<(), FileError> {
+    std::fs::create_dir_all(path).map_err(failed(path, "making the directory"))?;
+    std::os::unix::fs::chown(path, None, group).map_err(failed(path, "giving it to its reader"))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed(path, "setting the mode"))
+}
+
+/// The number of a group that a package makes.
+fn group_id(group: &'static str, package: &'static str) -> Result<u32, LookupError> {
+    let path = Path::new("/etc/group");
+    let text = std::fs::read_to_string(path).map_err(failed(path, "reading"))?;
+    let id = text.lines().find_map(|line| line.strip_prefix(group)?.strip_prefix(':')?.split(':').nth(1)?.parse().ok());
+    id.ok_or(LookupError::NoReader { group, package })
+}
+
+fn key_file(domain: &HostName, dkim: &DkimKey) -> String {
+    format!("{domain}.{}.key", dkim.selector)
+}
+
+fn is_key_of(file: &str, domain: &HostName) -> bool {
+    let selector = file.strip_suffix(".key").and_then(|rest| rest.strip_prefix(domain.as_str())?.strip_prefix('.'));
+    selector.is_some_and(|selector| !selector.contains('.'))
+}
+
+fn write_key(keys: &Path, domain: &HostName, dkim: &DkimKey, group: Option<u32>) -> Result<String, LookupError> {
+    let name = key_file(domain, dkim);
+    let path = keys.join(&name);
+    if atomic::read(&path)?.as_deref() != Some(dkim.private_pem.as_bytes()) {
+        atomic::write(&path, dkim.private_pem.as_bytes(), Access { group, mode: 0o640 })?;
+    }
+    Ok(name)
+}
+
+fn list(directory: &Path) -> Result<Vec<String>, FileError> {
+    let entries = std::fs::read_dir(directory).map_err(failed(directory, "listing"))?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
+}
+
+fn remove_other_keys(keys: &Path, kept: &std::collections::BTreeSet<String>) -> Result<(), LookupError> {
+    for name in list(keys)?.iter().filter(|name| !kept.contains(*name)) {
+        atomic::remove(&keys.join(name))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! The look-up files, asked as the daemons ask them.
+
+use super::*;
+use phalanx_model::mail::{MailboxId, QuotaMib};
+use phalanx_model::{MailAlias, Mailbox, Uid};
+
+fn domain(state: MailState) -> Row {
+    domain_named("example.org", state)
+}
+
+fn domain_named(name: &str, state: MailState) -> Row {
+    Row::MailDomain {
+        domain: MailDomain {
+            name: name.parse().expect("a domain"),
+            account: "alice".parse().expect("a name"),
+            logical_server: "post".parse().expect("a name"),
+            state,
+        },
+        uid: Uid::FIRST,
+        share: "content".parse().expect("a name"),
+        dkim: Some(DkimKey {
+            selector: "phalanx".parse().expect("a name"),
+            private_pem: "a key\n".into(),
+            public_base64: "MII".into(),
+        }),
+    }
+}
+
+fn mailbox(address: &str) -> Row {
+    Row::Mailbox(Mailbox {
+        address: address.parse().expect("an address"),
+        id: MailboxId(7),
+        password: "{SHA512-CRYPT}$6$saltsaltsaltsaltsalt".parse().expect("a hash"),
+        quota_mib: QuotaMib::default(),
+        state: MailState::Active,
+    })
+}
+
+fn alias(source: &str, targets: &[&str]) -> Row {
+    Row::MailAlias(MailAlias {
+        source: source.parse().expect("a source"),
+        targets: targets.iter().map(|target| target.parse().expect("an address")).collect(),
+    })
+}
+
+fn at(revision: u64) -> Position {
+    Position { incarnation: 1, term: 1, revision }
+}
+
+/// Asks as a daemon does: read-only, by the query that its configuration holds.
+fn ask(root: &Path, file: &str, query: &str, key: &str) -> Vec<String> {
+    let path = root.join(file.trim_start_matches('/'));
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("opened");
+    let domain = key.split_once('@').map_or(key, |(_, domain)| domain);
+    let text = query.replace("%s", key).replace("%u", key).replace("%d", domain);
+    let mut find = connection.prepare(&text).expect("a query");
+    let columns = find.column_count();
+    let row = |row: &rusqlite::Row<'_>| {
+        let values = (0..columns).map(|column| match row.get_ref(column)? {
+            rusqlite::types::ValueRef::Integer(number) => Ok(number.to_string()),
+            other => Ok(other.as_str()?.to_owned()),
+        });
+        values.collect::<rusqlite::Result<Vec<_>>>().map(|values| values.join(" "))
+    };
+    find.query_map([], row).expect("asked").collect::<rusqlite::Result<_>>().expect("rows")
+}
+
+fn put(lookups: &mut Lookups, rows: &[Row], revision: u64) {
+    let rows: Vec<_> = rows.iter().map(|row| (row.key(), Some(row.clone()))).collect();
+    lookups.put(&rows, at(revision)).expect("put");
+}
+
+#[test]
+fn daemons_find_what_the_directory_has() {
+    use phalanx_plan::mail::lookup as query;
+    let root = tempfile::tempdir().expect("a directory");
+    let mut lookups = Lookups::open(root.path(), false).expect("opened");
+    assert_eq!(lookups.position().expect("readable"), None);
+    let rows = [
+        domain(MailState::Active),
+        mailbox("info@example.org"),
+        alias("sales@example.org", &["info@example.org", "far@elsewhere.net"]),
+        alias("@example.org", &["info@example.org"]),
+        domain_named("example.com", MailState::Active),
+        alias("old@example.com", &["gone@example.com"]),
+        alias("part@example.com", &["gone@example.com", "Info+x@example.org", "old@example.com", "any@example.org"]),
+    ];
+    put(&mut lookups, &rows, 3);
+    assert_eq!(lookups.position().expect("readable"), Some(at(3)));
+    let recipients = |query, key: &str| ask(root.path(), RECIPIENTS, query, key);
+    assert_eq!(recipients(query::DOMAINS, "example.org"), ["example.org"]);
+    assert_eq!(recipients(query::MAILBOXES, "info@example.org"), ["info@example.org"]);
+    assert_eq!(
+        recipients(query::ALIASES, "info@example.org"),
+        ["info@example.org"],
+        "a catch-all takes no mailbox's mail"
+    );
+    assert_eq!(recipients(query::ALIASES, "sales@example.org"), ["far@elsewhere.net", "info@example.org"]);
+    assert_eq!(recipients(query::ALIASES, "@example.org"), ["info@example.org"]);
+    assert_eq!(recipients(query::ALIASES, "nobody@example.org"), [""; 0]);
+    // A target that is nobody's would bounce what was taken.
+    let part = ["Info+x@example.org", "any@example.org", "old@example.com"];
+    assert_eq!(recipients(query::ALIASES, "part@example.com"), part);
+    assert_eq!(recipients(query::ALIASES, "old@example.com"), [""; 0]);
+    assert_eq!(recipients(query::SENDERS, "sales@example.org"), ["far@elsewhere.net", "info@example.org"]);
+    assert_eq!(recipients(query::STRAIGHT, "info@example.org"), ["smtp:"]);
+    assert_eq!(recipients(query::STRAIGHT, "x@elsewhere.net"), [""; 0]);
+    assert_eq!(recipients(query::SUSPENDED, "info@example.org"), [""; 0]);
+    let logins = |query, key: &str| ask(root.path(), LOGINS, query, key);
+    assert_eq!(logins(query::PASSWORD, "info@example.org"), ["info@example.org {SHA512-CRYPT}$6$saltsaltsaltsaltsalt"]);
+    let uid = Uid::FIRST;
+    let place = format!("{uid} {uid} /srv/phalanx/content/mail/example.org/info.7 *:bytes=1073741824");
+    assert_eq!(logins(query::USER, "info@example.org"), [place.as_str()]);
+    assert!(root.path().join("var/lib/phalanx/mail/keys/example.org.phalanx.key").exists());
+
+    put(&mut lookups, &[domain(MailState::Suspended)], 4);
+    assert_eq!(recipients(query::SUSPENDED, "info@example.org").len(), 1);
+    assert_eq!(logins(query::PASSWORD, "info@example.org"), [""; 0], "nobody logs in");
+    assert_eq!(logins(query::USER, "info@example.org"), [place.as_str()], "what was taken is delivered");
+}
+
+#[test]
+fn what_is_removed_is_gone_and_a_replacement_leaves_nothing_behind() {
+    use phalanx_plan::mail::lookup as query;
+    let root = tempfile::tempdir().expect("a directory");
+    let mut lookups = Lookups::open(root.path(), false).expect("opened");
+    put(&mut lookups, &[domain(MailState::Active), mailbox("info@example.org"), mailbox("old@example.org")], 1);
+    lookups.put(&[(mailbox("info@example.org").key(), None)], at(2)).expect("removed");
+    let found = |address: &str| {
+        (
+            ask(root.path(), RECIPIENTS, query::MAILBOXES, address).len(),
+            ask(root.path(), LOGINS, query::USER, address).len(),
+        )
+    };
+    assert_eq!((found("info@example.org"), found("old@example.org")), ((0, 0), (1, 1)));
+    lookups.replace::<LookupError>(at(9), |put| put(mailbox("new@example.org"))).expect("replaced");
+    assert_eq!(ask(root.path(), RECIPIENTS, query::MAILBOXES, "new@example.org").len(), 1);
+    assert_eq!(found("old@example.org"), (0, 0));
+    assert!(!root.path().join("var/lib/phalanx/mail/keys/example.org.phalanx.key").exists(), "its key is gone, too");
+    assert_eq!(lookups.position().expect("readable"), Some(at(9)));
+    let failing = lookups.replace::<LookupError>(at(10), |put| {
+        put(mailbox("half@example.org"))?;
+        Err(LookupError::NoReader { group: "x", package: "y" })
+    });
+    assert!(failing.is_err() && found("half@example.org") == (0, 0), "half a replacement is none");
+    assert_eq!(lookups.position().expect("readable"), Some(at(9)));
+}
+
+#[test]
+fn a_key_of_another_domain_is_not_taken_for_ones_own() {
+    let name: HostName = "example.org".parse().expect("a domain");
+    assert!(is_key_of("example.org.phalanx.key", &name));
+    assert!(!is_key_of("example.org.uk.phalanx.key", &name) && !is_key_of("a.example.org.phalanx.key", &name));
+}

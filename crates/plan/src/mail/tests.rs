@@ -1,0 +1,132 @@
+//! Goldens of what mail daemons read, and what shall hold of it whatever the names are.
+
+use super::*;
+use crate::spec::mail::{HolderSpec, MailSecrets, MailboxesSpec};
+use crate::spec::{MountSource, MountSpec, Work};
+use expect_test::expect_file;
+use phalanx_model::cluster::Role;
+use phalanx_model::mail::MailProtocol;
+use phalanx_model::share::Marker;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+fn ip(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 9, 0, last)
+}
+
+fn mail(holder: Option<u8>) -> MailSpec {
+    MailSpec {
+        host_name: "mail.example.net".parse().expect("a host name"),
+        share: Some(MountSpec {
+            share: "letters".parse().expect("a name"),
+            marker: Marker::from_bits(7),
+            source: MountSource::Local("/srv/nas/mail".parse().expect("a path")),
+            keeps_homes: false,
+        }),
+        listen: MailProtocol::ALL.map(|protocol| (SocketAddrV4::new(ip(41), protocol.port()), protocol)).into(),
+        extra_addresses: BTreeSet::new(),
+        reply_routes: BTreeMap::from([(ip(41), ip(1))]),
+        send_from: ip(41),
+        balancers: BTreeSet::from([ip(1)]),
+        nodes: BTreeSet::from([ip(41), ip(42)]),
+        mailboxes: MailboxesSpec {
+            holder: holder.map(|last| HolderSpec {
+                server: format!("mail{}", last - 40).parse().expect("a name"),
+                address: ip(last),
+            }),
+            number: 3,
+        },
+        master: ip(41),
+        secrets: MailSecrets {
+            seed: "5eed".repeat(16),
+            tls_chain_pem: "a chain\n".into(),
+            tls_key_pem: "a key\n".into(),
+        },
+    }
+}
+
+fn node(mail: &MailSpec) -> NodeSpec {
+    NodeSpec {
+        server: "mail1".parse().expect("a name"),
+        role: Role::Master,
+        address: "10.9.0.41/24".parse().expect("an address"),
+        certificate: None,
+        peers: BTreeMap::new(),
+        work: Work::Mail(Some(Box::new(mail.clone()))),
+    }
+}
+
+fn rendered(holder: Option<u8>) -> Files {
+    let mail = mail(holder);
+    files(&node(&mail), &mail)
+}
+
+#[test]
+fn the_holder_reads_this() {
+    let files = rendered(Some(41));
+    expect_file!["golden/main.cf"].assert_eq(&files["postfix/main.cf"]);
+    expect_file!["golden/master.cf"].assert_eq(&files["postfix/master.cf"]);
+    expect_file!["golden/mailboxes.conf"].assert_eq(&files["mailboxes.conf"]);
+    expect_file!["golden/logins.conf"].assert_eq(&files["logins.conf"]);
+    expect_file!["golden/mail.json"].assert_eq(&files["mail.json"]);
+    let filter: String = (files.iter().filter(|(name, _)| name.starts_with("rspamd/") && !name.contains("secret-")))
+        .map(|(name, text)| format!("==> {name}\n{text}\n"))
+        .collect();
+    expect_file!["golden/rspamd"].assert_eq(&filter);
+}
+
+#[test]
+fn only_the_holder_can_open_mailboxes() {
+    assert!(rendered(Some(41)).contains_key(dovecot::MAILBOXES_FILE));
+    for other in [Some(42), None] {
+        assert!(!rendered(other).contains_key(dovecot::MAILBOXES_FILE), "{other:?}");
+    }
+    let config = |holder| {
+        let mail = mail(holder);
+        router::MailConfig::new(&node(&mail), &mail)
+    };
+    assert!(config(Some(42)).hops.is_empty() && config(None).hops.is_empty());
+    assert!(config(Some(42)).ways.iter().all(|way| way.to.is_some_and(|to| *to.ip() == ip(42))));
+    assert!(config(None).ways.iter().all(|way| way.to.is_none()), "while they move, nobody is asked");
+}
+
+#[test]
+fn secrets_are_only_in_files_that_root_alone_reads() {
+    let spec = mail(Some(41));
+    let secrets = [
+        spec.secrets.seed.clone(),
+        spec.secrets.tls_key_pem.clone(),
+        spec.secrets.for_use("redis"),
+        spec.secrets.for_use("srs"),
+    ];
+    for (name, text) in rendered(Some(41)) {
+        let is_secret = name.rsplit('/').next().is_some_and(|last| last.starts_with("secret-"));
+        assert!(is_secret || secrets.iter().all(|secret| !text.contains(secret.trim_end())), "{name}");
+    }
+    let shown = format!("{spec:?}");
+    assert!(secrets.iter().all(|secret| !shown.contains(secret.trim_end())), "{shown}");
+    let other = MailSpec { secrets: MailSecrets { seed: "other".into(), ..spec.secrets.clone() }, ..spec.clone() };
+    assert_ne!(format!("{other:?}"), shown, "another secret is another state");
+}
+
+#[test]
+fn every_port_on_the_loopback_has_one_user() {
+    let ports = [
+        port::DOVECOT_IMAP,
+        port::DOVECOT_IMAPS,
+        port::DOVECOT_POP3,
+        port::DOVECOT_POP3S,
+        port::DOVECOT_SIEVE,
+        port::DOVECOT_LMTP,
+        port::DOVECOT_QUOTA,
+        port::LOCAL_LMTP,
+        port::LOCAL_QUOTA,
+        port::FORWARDED,
+        port::FROM_MAILBOXES,
+        port::SRS_FORWARD,
+        port::SRS_REVERSE,
+        port::FILTER,
+        port::FILTER_CONTROL,
+    ];
+    assert_eq!(BTreeSet::from(ports).len(), ports.len());
+}
