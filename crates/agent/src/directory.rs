@@ -82,7 +82,7 @@ pub fn start(
         problems: problems.clone(),
     };
     let accounts = Accounts::new(paths, Handle::current(), events.clone(), renewals);
-    let mail = Mail::new(Path::new("/"), events);
+    let mail = Mail::new(Path::new("/"), Handle::current(), events);
     let worker = Worker { writer, reader, queue, head, accounts, mail, spec, problems, round: Round::default() };
     std::thread::Builder::new()
         .name("directory".into())

@@ -6,18 +6,23 @@
 
 use crate::events::Events;
 use anyhow::Context;
+use phalanx_host::command::{self, LIMIT};
 use phalanx_host::directory::{MailDirty, Reader, Writer};
 use phalanx_host::mail_lookup::{LookupError, Lookups};
-use phalanx_host::{atomic, facts, homes};
+use phalanx_host::{atomic, facts, homes, service};
 use phalanx_model::{Name, Position, Row, RowKey};
 use phalanx_plan::mail::lookup::DIRECTORY;
 use phalanx_plan::report::Severity;
 use phalanx_plan::spec::{NodeSpec, Work};
 use phalanx_plan::steps::Desired;
+use phalanx_plan::steps::units::Unit;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::runtime::Handle;
 
+/// The configuration of the Dovecot that has the sessions.
+const MAILBOXES_CONFIG: &str = "/var/lib/phalanx/live/mailboxes.conf";
 /// Rows that are put in one transaction.
 const ROWS_AT_ONCE: usize = 1_000;
 
@@ -25,8 +30,12 @@ const ROWS_AT_ONCE: usize = 1_000;
 pub struct Mail {
     /// `/` on a host.
     root: PathBuf,
+    /// Where commands run.
+    runtime: Handle,
     events: Arc<Events>,
     lookups: Option<Lookups>,
+    /// The files are other ones than those that daemons have open.
+    is_renewed: bool,
     /// Why the look-up files do not show what the directory has.
     problem: Option<String>,
     /// What stands in the way of domains' directories.
@@ -35,8 +44,16 @@ pub struct Mail {
 
 impl Mail {
     /// Nothing is derived yet.
-    pub fn new(root: &Path, events: Arc<Events>) -> Self {
-        Self { root: root.to_owned(), events, lookups: None, problem: None, domains: BTreeMap::new() }
+    pub fn new(root: &Path, runtime: Handle, events: Arc<Events>) -> Self {
+        Self {
+            root: root.to_owned(),
+            runtime,
+            events,
+            lookups: None,
+            is_renewed: false,
+            problem: None,
+            domains: BTreeMap::new(),
+        }
     }
 
     /// What could not be derived, in words for a person.
@@ -90,7 +107,10 @@ impl Mail {
             // It is behind by rows of others, which are none of mail's; the position follows.
             Ok(Some(_)) if writer.mail_dirty(1)? == MailDirty::Rows(vec![]) => {
                 let put = self.opened().and_then(|lookups| lookups.put(&[], at));
-                self.judge(put.map(|()| 0));
+                match put {
+                    Ok(_) => self.mended(),
+                    Err(error) => self.fail(&error),
+                }
             }
             Ok(Some(_)) => {}
             Err(error) => {
@@ -98,6 +118,7 @@ impl Mail {
                 self.fail(&error);
                 if is_damaged && let Some(lookups) = self.lookups.take() {
                     lookups.discard(&format!("damaged-{}", facts::unix_s()))?;
+                    self.is_renewed = true;
                     writer.mark_all_mail_dirty()?;
                 } else if !is_damaged {
                     self.lookups = None;
@@ -125,7 +146,13 @@ impl Mail {
             return Ok(keys.len());
         }
         let put = self.opened().and_then(|lookups| lookups.put(&rows, at));
-        self.judge(put.map(|()| rows.len()));
+        match put {
+            Ok(void) => {
+                self.mended();
+                self.end_sessions(spec, &void);
+            }
+            Err(error) => self.fail(&error),
+        }
         Ok(rows.len())
     }
 
@@ -146,7 +173,14 @@ impl Mail {
             Err(error) => Err(error.into()),
         };
         match put {
-            Ok(()) => self.mended(),
+            Ok(()) => {
+                self.mended();
+                // Which logins are void is not known; who still may comes back at once.
+                self.end_sessions(spec, &["*".to_owned()]);
+                if std::mem::take(&mut self.is_renewed) {
+                    self.reopen(spec);
+                }
+            }
             Err(error) => self.failed(format!("{error:#}")),
         }
         Ok(count + 1)
@@ -179,10 +213,36 @@ impl Mail {
         }
     }
 
-    fn judge(&mut self, put: Result<usize, LookupError>) {
-        match put {
-            Ok(_) => self.mended(),
-            Err(error) => self.fail(&error),
+    /// Has daemons open the new files.
+    fn reopen(&self, spec: Option<&NodeSpec>) {
+        let readers = [Unit::Postfix, Unit::Logins, Unit::Mailboxes];
+        let desired = Desired::of(spec).units;
+        for unit in readers.into_iter().filter(|unit| desired.contains(unit)) {
+            if let Err(error) = self.runtime.block_on(service::reload(unit)) {
+                let what = format!("{} still reads the look-up file that was lost: {error}", unit.name());
+                self.events.add(Severity::Error, "mail", what, String::new());
+            }
+        }
+    }
+
+    /// Ends the sessions of logins that are void, on the node that has them.
+    fn end_sessions(&self, spec: Option<&NodeSpec>, void: &[String]) {
+        let Some(NodeSpec { server, work: Work::Mail(Some(mail)), .. }) = spec else { return };
+        if void.is_empty() || mail.mailboxes.holder.as_ref().is_none_or(|holder| holder.server != *server) {
+            return;
+        }
+        for whose in void {
+            let args = ["-c", MAILBOXES_CONFIG, "kick", whose];
+            match self.runtime.block_on(command::run("doveadm", &args, LIMIT)) {
+                // It fails where nobody is in, too.
+                Ok(ended) => tracing::debug!(%whose, status = %ended.status, "sessions of a void login are ended"),
+                Err(error) => {
+                    let what = format!(
+                        "sessions of {whose} could not be ended, though its login does not hold any more: {error}"
+                    );
+                    self.events.add(Severity::Warning, "mail", what, String::new());
+                }
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use phalanx_host::{address, facts, generation, homes, mount, nft, openers, servi
 use phalanx_model::Name;
 use phalanx_plan::spec::KeptShare;
 use phalanx_plan::steps::observed::SeenShare;
+use phalanx_plan::steps::units::Unit;
 use phalanx_plan::steps::{Desired, Observed};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -48,7 +49,7 @@ impl Observer {
             units: service::observe().await.context("units can't be looked at")?,
             accounts_awake: u32::try_from(service::accounts_awake().await?.len()).unwrap_or(u32::MAX),
             table: nft::observe().await.context("nftables can't be looked at")?,
-            mailbox_openers: u32::try_from(openers::all()?.len()).unwrap_or(u32::MAX),
+            mailbox_openers: mailbox_openers(desired)?,
             translates: nft::has_balancer_table().await.context("nftables can't be looked at")?,
         })
     }
@@ -73,6 +74,14 @@ impl Observer {
             Ok(Err(_)) | Err(_) => unknown("its disk does not answer"),
         }
     }
+}
+
+/// Who has mailboxes open or may open them; looked at on mail nodes alone, each of which has the daemon for logins.
+fn mailbox_openers(desired: &Desired) -> anyhow::Result<u32> {
+    if !desired.units.contains(&Unit::Logins) {
+        return Ok(0);
+    }
+    Ok(u32::try_from(openers::all()?.len()).unwrap_or(u32::MAX))
 }
 
 fn links() -> BTreeMap<String, String> {

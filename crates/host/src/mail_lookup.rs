@@ -10,7 +10,7 @@ use crate::atomic::{self, Access, FileError, failed};
 use phalanx_model::mail::{DkimKey, MailState};
 use phalanx_model::{HostName, MailDomain, Position, Row, RowKey};
 use phalanx_plan::mail::lookup::{DIRECTORY, KEYS, LOGINS, LOGINS_SCHEMA, RECIPIENTS, RECIPIENTS_SCHEMA};
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -126,17 +126,54 @@ impl Lookups {
         Ok(Self { places, recipients, logins, keys_group })
     }
 
-    /// Puts rows that changed; a key without a row is removed. `at` is the directory's position that they show.
+    /// Puts rows that changed; a key without a row is removed. `at` is the directory's position that they show. Returns whose logins do
+    /// not hold any more: addresses, and `*@DOMAIN` for a whole domain.
     ///
     /// # Errors
     /// A file can't be written. What was written shows the same or newer rows: putting them again does no harm.
-    pub fn put(&mut self, rows: &[(RowKey, Option<Row>)], at: Position) -> Result<(), LookupError> {
+    pub fn put(&mut self, rows: &[(RowKey, Option<Row>)], at: Position) -> Result<Vec<String>, LookupError> {
+        let void = self.void_logins(rows)?;
         let is_gone = |row: &&(RowKey, Option<Row>)| row.1.is_none();
         // What is gone is first refused mail, then logins; what is new is first known to log in, then gets mail.
         self.keys(rows)?;
         self.change_recipients(rows.iter().filter(is_gone), None)?;
         self.change_logins(rows.iter(), Some(at))?;
-        self.change_recipients(rows.iter().filter(|row| !is_gone(row)), Some(at))
+        self.change_recipients(rows.iter().filter(|row| !is_gone(row)), Some(at))?;
+        Ok(void)
+    }
+
+    /// Whose logins held until now and will not once these rows are put.
+    fn void_logins(&self, rows: &[(RowKey, Option<Row>)]) -> Result<Vec<String>, LookupError> {
+        let sqlite = |source| LookupError::Sqlite { path: self.places.logins.clone(), source };
+        let held = |query: &str, key: &str| -> Result<Option<String>, LookupError> {
+            let mut find = self.logins.prepare_cached(query).map_err(sqlite)?;
+            find.query_row([key], |row| row.get(0)).optional().map_err(sqlite)
+        };
+        let mut void = Vec::new();
+        for (key, row) in rows {
+            match (key, row) {
+                (RowKey::Mailbox(address), row) => {
+                    let before =
+                        held("SELECT password FROM mailbox WHERE address = ?1 AND active = 1", address.as_str())?;
+                    let after = match row {
+                        Some(Row::Mailbox(mailbox)) if is_active(mailbox.state) => Some(mailbox.password.as_str()),
+                        _ => None,
+                    };
+                    if before.is_some() && before.as_deref() != after {
+                        void.push(address.to_string());
+                    }
+                }
+                (RowKey::MailDomain(name), row) => {
+                    let before = held("SELECT name FROM domain WHERE name = ?1 AND active = 1", name.as_str())?;
+                    let holds = matches!(row, Some(Row::MailDomain { domain, .. }) if is_active(domain.state));
+                    if before.is_some() && !holds {
+                        void.push(format!("*@{name}"));
+                    }
+                }
+                (RowKey::MailAlias(_) | RowKey::Account(_) | RowKey::Site(_), _) => {}
+            }
+        }
+        Ok(void)
     }
 
     /// Replaces everything by what `each` brings.

@@ -65,9 +65,33 @@ fn ask(root: &Path, file: &str, query: &str, key: &str) -> Vec<String> {
     find.query_map([], row).expect("asked").collect::<rusqlite::Result<_>>().expect("rows")
 }
 
-fn put(lookups: &mut Lookups, rows: &[Row], revision: u64) {
+fn put(lookups: &mut Lookups, rows: &[Row], revision: u64) -> Vec<String> {
     let rows: Vec<_> = rows.iter().map(|row| (row.key(), Some(row.clone()))).collect();
-    lookups.put(&rows, at(revision)).expect("put");
+    lookups.put(&rows, at(revision)).expect("put")
+}
+
+#[test]
+fn a_login_is_void_when_its_proof_is_another_or_gone() {
+    let root = tempfile::tempdir().expect("a directory");
+    let mut lookups = Lookups::open(root.path(), false).expect("opened");
+    let with = |change: fn(&mut Mailbox)| match mailbox("info@example.org") {
+        Row::Mailbox(mut mailbox) => {
+            change(&mut mailbox);
+            Row::Mailbox(mailbox)
+        }
+        other => other,
+    };
+    let none = [""; 0];
+    assert_eq!(put(&mut lookups, &[domain(MailState::Active), mailbox("info@example.org")], 1), none, "it is new");
+    let more = with(|mailbox| mailbox.quota_mib = QuotaMib::try_from(7).expect("a quota"));
+    assert_eq!(put(&mut lookups, &[more], 2), none, "more room ends no session");
+    let other = with(|mailbox| mailbox.password = "{SHA512-CRYPT}$6$othersaltothersalt".parse().expect("a hash"));
+    assert_eq!(put(&mut lookups, std::slice::from_ref(&other), 3), ["info@example.org"], "another password");
+    assert_eq!(put(&mut lookups, &[with(|mailbox| mailbox.state = MailState::Suspended)], 4), ["info@example.org"]);
+    assert_eq!(put(&mut lookups, std::slice::from_ref(&other), 5), none, "nobody was in");
+    assert_eq!(put(&mut lookups, &[domain(MailState::Suspended)], 6), ["*@example.org"]);
+    assert_eq!(lookups.put(&[(other.key(), None)], at(7)).expect("removed"), ["info@example.org"]);
+    assert_eq!(lookups.put(&[(domain(MailState::Active).key(), None)], at(8)).expect("removed"), none);
 }
 
 #[test]

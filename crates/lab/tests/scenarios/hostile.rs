@@ -241,9 +241,14 @@ fn hostile() -> Result<()> {
     Figure::scenario(|figure| {
         figure.phalanx("server add spare --kind mail --address 10.9.0.40/24")?;
         figure.phalanx("server add pillar --kind mail --address 10.9.0.42/24")?;
-        figure.phalanx("cluster add mail --kind mail --master pillar")?;
+        figure.phalanx("share add letters --kind local --nas storage --path /srv/nas/letters")?;
+        figure.phalanx("cluster add mail --kind mail --master pillar --share letters --mail-name mail.example.net")?;
+        figure.phalanx("logical-server add post --server pillar")?;
         figure.phalanx("share add other --kind local --nas storage --path /srv/nas/other")?;
         figure.site("ada", "ada.example.org", &[("index.html", "page of ada"), ("smuggled.html", "SMUGGLED")])?;
+        figure.phalanx("mail-domain add example.org --account ada --logical-server post")?;
+        figure.mailbox("box@example.org")?;
+        figure.phalanx("alias add alias@example.org --to box@example.org")?;
         let texts = texts();
         ensure!(texts.len() >= 200, "{} texts", texts.len());
         let mut api = Api::of(figure)?;

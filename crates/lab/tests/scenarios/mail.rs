@@ -1,207 +1,216 @@
-//! Mail in from the world and out to it, through the balancer, on the real daemons.
+//! The mail cluster on the real daemons: what it is for, what of it needs nobody else, how soon changes count, what moves its mailboxes.
+
+mod flow;
 
 use anyhow::{Context, Result, ensure};
+use flow::{Flow, TAKEN, refused, send};
 use phalanx_lab::eventually;
 use phalanx_lab::figure::Figure;
-use phalanx_lab::figure::mail::{FAR, MAIL_EXTERNAL, MAIL_NAME, MAIL_NODES, PASSWORD};
-use serde_json::Value;
+use phalanx_lab::figure::mail::{FAR, MAIL_EXTERNAL, MAIL_NODES, PASSWORD};
 use std::time::Duration;
 
-const SIEVE: &str = include_str!("mail/sieve.py");
-
-/// What the world answers an SMTP client that was refused: the first line of three digits that is no success.
-#[track_caller]
-fn refused(said: &str, code: &str, words: &str) -> Result<()> {
-    let line = said.lines().find(|line| line.contains(code)).with_context(|| format!("no {code} in: {said}"))?;
-    ensure!(line.contains(words), "{line:?} does not say {words:?}");
-    Ok(())
-}
-
-fn send(figure: &Figure, from: &str, to: &str, subject: &str) -> Result<String> {
-    figure.swaks(MAIL_EXTERNAL, &format!("--from '{from}' --to '{to}' --header 'Subject: {subject}'"))
-}
-
-fn login(address: &str) -> String {
-    format!("--port 587 --tls --auth PLAIN --auth-user {address} --auth-password {PASSWORD}")
-}
-
-/// From the world into a mailbox, and out of it by both protocols, with and without TLS from the first byte.
-fn in_and_out(figure: &Figure) -> Result<()> {
-    let said = send(figure, &format!("ann@{FAR}"), "info@example.org", "a letter")?;
-    ensure!(said.contains("250 2.0.0 Ok: queued"), "{said}");
-    let letter = figure.has_mail("info@example.org", &["Subject: a letter"])?;
-    ensure!(letter.contains("[198.51.100.100]"), "the client's address did not arrive: {letter}");
-    ensure!(letter.contains("Return-Path: <ann@far.example>"), "{letter}");
-    for url in [format!("pop3s://{MAIL_EXTERNAL}/1"), format!("--ssl-reqd pop3://{MAIL_EXTERNAL}/1")] {
-        let line = format!("curl -sSk -m 20 -u 'info@example.org:{PASSWORD}' {url}");
-        let fetched = figure.host("world").text(&line)?;
-        ensure!(fetched.contains("Subject: a letter"), "{url}: {fetched}");
-    }
-    let plain = format!("curl -sS -m 20 -u 'info@example.org:{PASSWORD}' imap://{MAIL_EXTERNAL}/INBOX 2>&1");
-    ensure!(!figure.host("world").run(&plain)?.success(), "a password was taken in clear");
-    Ok(())
-}
-
-/// Out to the world by those who log in, signed, from the cluster's own address.
-fn submission(figure: &Figure) -> Result<()> {
-    let words = format!(
-        "{} --from info@example.org --to bob@{FAR} --h-From info@example.org --header 'Subject: an answer'",
-        login("info@example.org")
-    );
-    let said = figure.swaks(MAIL_EXTERNAL, &words)?;
-    ensure!(said.contains("250 2.0.0 Ok: queued"), "{said}");
-    let got = figure.world_got("an answer", |message| text(message, "data").contains("Subject: an answer"))?;
-    ensure!(text(&got, "client") == MAIL_EXTERNAL && text(&got, "helo") == MAIL_NAME, "{got}");
-    ensure!(text(&got, "from") == "info@example.org", "{got}");
-    verify_signature(figure, "example.org", text(&got, "data"))?;
-    let tls = format!("--port 465 --tlsc --auth LOGIN --auth-user info@example.org --auth-password {PASSWORD}");
-    let said = figure.swaks(MAIL_EXTERNAL, &format!("{tls} --from info@example.org --to bob@{FAR}"))?;
-    ensure!(said.contains("250 2.0.0 Ok: queued"), "{said}");
-    Ok(())
-}
-
-fn text<'m>(message: &'m Value, key: &str) -> &'m str {
-    message[key].as_str().unwrap_or_default()
-}
-
-/// Gives the world's DNS what `mail-domain show` tells the customer to set, and has a verifier that is not ours judge the signature.
-fn verify_signature(figure: &Figure, domain: &str, message: &str) -> Result<()> {
-    let world = figure.host("world");
-    let shown = figure.json(&format!("mail-domain show {domain}"))?;
-    let records = shown["dns"].as_array().context("there are records")?;
-    let key = records.iter().find(|record| text(record, "name").contains("_domainkey")).context("there is a key")?;
-    const CHECK: &str = "import sys, dkim; message = sys.stdin.buffer.read(); name, value = sys.argv[1:]; \
-        found = lambda asked, timeout=5: value.encode() if asked.rstrip(b'.') == name.encode() else None; \
-        print(dkim.verify(message, dnsfunc=found))";
-    let words = ["python3", "-c", CHECK, text(key, "name"), text(key, "value")];
-    let said = world.exec(&words, message.as_bytes())?.text()?;
-    ensure!(said == "True", "the signature does not hold: {said}\n{message}");
-    let spoiled = message.replace("Subject: an answer", "Subject: another answer");
-    ensure!(world.exec(&words, spoiled.as_bytes())?.text()? == "False", "the verifier takes anything");
-    Ok(())
-}
-
-/// Aliases lead to mailboxes here, forwarders to the world under an address of ours, a catch-all takes what is nobody's.
-fn aliases(figure: &Figure) -> Result<()> {
-    figure.phalanx("alias add sales@example.org --to info@example.org --to boss@example.org")?;
-    figure.phalanx(&format!("alias add away@example.org --to carl@{FAR}"))?;
-    figure.phalanx("alias add @example.com --to boss@example.org")?;
-    for (to, subject) in [
-        ("sales@example.org", "to sales"),
-        ("whoever@example.com", "to whoever"),
-        ("boss+lists@example.org", "to a part"),
-    ] {
-        eventually(Duration::from_secs(5), &format!("that mail for {to} is taken"), || {
-            let said = send(figure, &format!("ann@{FAR}"), to, subject)?;
-            ensure!(said.contains("250 2.0.0 Ok: queued"), "{said}");
-            Ok(())
-        })?;
-    }
-    figure.has_mail("info@example.org", &["Subject: to sales"])?;
-    for subject in ["to sales", "to whoever", "to a part"] {
-        figure.has_mail("boss@example.org", &[&format!("Subject: {subject}")])?;
-    }
-    send(figure, &format!("ann@{FAR}"), "away@example.org", "sent on")?;
-    let got = figure.world_got("what was sent on", |message| text(message, "data").contains("Subject: sent on"))?;
-    let sender = text(&got, "from").to_owned();
-    ensure!(sender.starts_with("SRS0=") && sender.ends_with(&format!("@{MAIL_NAME}")), "not ours: {got}");
-    ensure!(text(&got, "data").contains("ann@far.example"), "the header keeps its author: {got}");
-    // What comes back to that address goes to the author; one that somebody made up goes nowhere.
-    let said = figure.swaks(MAIL_EXTERNAL, &format!("--from '<>' --to '{sender}' --header 'Subject: came back'"))?;
-    ensure!(said.contains("250 2.0.0 Ok: queued"), "{said}");
-    figure.world_got("what came back", |message| {
-        text(message, "data").contains("Subject: came back") && message["to"][0] == format!("ann@{FAR}")
-    })?;
-    let made_up = format!("SRS0=AAAA=ZZ={FAR}=ann@{MAIL_NAME}");
-    refused(&figure.swaks(MAIL_EXTERNAL, &format!("--from '<>' --to '{made_up}'"))?, "550", "5.1.1")
-}
-
-/// What a customer's own rules do: file, and answer while away.
-fn sieve(figure: &Figure) -> Result<()> {
-    let world = figure.host("world");
-    let script = "require [\"fileinto\", \"mailbox\", \"vacation\"];\n\
-        if header :contains \"subject\" \"invoice\" { fileinto :create \"Invoices\"; }\n\
-        vacation :days 1 :subject \"I am away\" \"Back on Monday.\";\n";
-    world.write_file("/run/sieve.py", SIEVE.as_bytes())?;
-    let words = ["python3", "/run/sieve.py", MAIL_EXTERNAL, "boss@example.org", PASSWORD];
-    ensure!(world.exec(&words, script.as_bytes())?.text()? == "active");
-    let letter =
-        format!("--from dora@{FAR} --to boss@example.org --h-To boss@example.org --header 'Subject: invoice 7'");
-    figure.swaks(MAIL_EXTERNAL, &letter)?;
-    let answer = figure.world_got("the vacation's answer", |message| text(message, "data").contains("I am away"))?;
-    ensure!(answer["to"][0] == format!("dora@{FAR}") && text(&answer, "data").contains("Back on Monday"), "{answer}");
-    eventually(Duration::from_secs(20), "the invoice in its folder", || {
-        let found = figure.mail_curl(
-            "boss@example.org",
-            &format!("imaps://{MAIL_EXTERNAL}/Invoices"),
-            "-X 'UID SEARCH ALL'",
-        )?;
-        ensure!(found.trim() == "* SEARCH 1", "{found}");
-        Ok(())
-    })
-}
-
-/// A full mailbox refuses before the mail is sent, and keeps what it has.
-fn quota(figure: &Figure) -> Result<()> {
-    figure
-        .host("cp")
-        .text(&format!("echo {PASSWORD} | phalanx mailbox add small@example.org --quota-mib 1 --password-file -"))?;
-    let world = figure.host("world");
-    world.text("(printf 'Subject: big\\nFrom: ann@far.example\\nTo: small@example.org\\nMessage-Id: <big@far.example>\\nDate: %s\\n\\n' \"$(date -R)\"; head -c 900000 /dev/zero | tr '\\0' x | fold -w 70) > /run/big.txt")?;
-    // curl says how big its letter is (RFC 1870), as mail servers do.
-    let send = format!(
-        "curl -sv -m 20 smtp://{MAIL_EXTERNAL}/world.{FAR} --mail-from ann@{FAR} --mail-rcpt small@example.org -T /run/big.txt 2>&1"
-    );
-    let send = || world.run(&send).map(|sent| sent.stdout);
-    eventually(Duration::from_secs(5), "a first big letter", || {
-        let said = send()?;
-        ensure!(said.contains("250 2.0.0 Ok: queued"), "{said}");
-        Ok(())
-    })?;
-    figure.has_mail("small@example.org", &["xxxx"])?;
-    refused(&send()?, "552", "full")?;
-    ensure!(figure.inbox("small@example.org")?.len() == 1);
-    Ok(())
-}
-
-/// What is not taken: for nobody, for others, under others' names; and the answers that say why.
-fn refusals(figure: &Figure) -> Result<()> {
-    let ann = format!("ann@{FAR}");
-    refused(&send(figure, &ann, "nobody@example.org", "x")?, "550", "User unknown")?;
-    refused(&send(figure, &ann, &format!("bob@{FAR}"), "x")?, "554", "Relay access denied")?;
-    refused(&send(figure, "nobody@example.org", "info@example.org", "x")?, "550", "User unknown")?;
-    let spoofed = format!("{} --from boss@example.org --to bob@{FAR}", login("info@example.org"));
-    refused(&figure.swaks(MAIL_EXTERNAL, &spoofed)?, "553", "not owned by user")?;
-    let owned = format!("{} --from sales@example.org --to bob@{FAR}", login("info@example.org"));
-    let said = figure.swaks(MAIL_EXTERNAL, &owned)?;
-    ensure!(said.contains("250 2.0.0 Ok: queued"), "an alias of one's own is one's own: {said}");
-    let wrong = format!(
-        "--port 587 --tls --auth PLAIN --auth-user info@example.org --auth-password wrong --from info@example.org --to bob@{FAR}"
-    );
-    refused(&figure.swaks(MAIL_EXTERNAL, &wrong)?, "535", "5.7.8")?;
-    let clear = format!(
-        "--port 587 --auth PLAIN --auth-user info@example.org --auth-password {PASSWORD} --from info@example.org --to bob@{FAR}"
-    );
-    ensure!(!figure.swaks(MAIL_EXTERNAL, &clear)?.contains("235 "), "a password was taken in clear");
-    Ok(())
-}
+const SERVERS: [&str; 4] = ["mail1", "mail2", "nas", "lb"];
 
 #[test]
 fn mail() -> Result<()> {
     Figure::scenario_mail(|figure| {
-        figure.mail_domain("alice", "example.org", &["info", "boss"])?;
-        figure.phalanx("mail-domain add example.com --account alice --logical-server post")?;
-        eventually(Duration::from_secs(30), "that the balancer sends mail to the nodes", || {
-            let said = send(figure, &format!("ann@{FAR}"), "boss@example.org", "first")?;
-            ensure!(said.contains("250 2.0.0 Ok: queued"), "{said}");
+        Flow::prepare(figure, &["once"])?.play("once")?;
+        figure.settled(&MAIL_NODES)
+    })
+}
+
+/// All of it again while there is neither panel nor agent anywhere, also on a node that was started anew.
+#[test]
+fn mail_without_panel_and_agents() -> Result<()> {
+    Figure::scenario_mail(|figure| {
+        let flow = Flow::prepare(figure, &["alone", "again"])?;
+        figure.settled(&SERVERS)?;
+        figure.host("cp").text("systemctl stop phalanx-panel")?;
+        for server in SERVERS {
+            figure.host(server).text("systemctl stop phalanx-agent")?;
+        }
+        flow.play("alone")?;
+        // The holder is switched off and on; its agent starts as at every boot, the panel stays away.
+        let holder = figure.host("mail1");
+        holder.kill()?;
+        holder.boot()?;
+        holder.text("systemctl start multi-user.target")?;
+        eventually(Duration::from_secs(60), "the holder's daemons", || {
+            holder
+                .text("systemctl is-active phalanx-postfix phalanx-mailboxes phalanx-mail-router phalanx-logins")
+                .map(drop)
+        })?;
+        figure.host("mail1").text("echo nameserver 198.51.100.100 > /etc/resolv.conf")?;
+        eventually(Duration::from_secs(60), "mail after the holder's start", || {
+            let said = send(figure, &format!("ann@{FAR}"), "info@example.org", "after the start")?;
+            ensure!(said.contains(TAKEN), "{said}");
+            figure.inbox("info@example.org").map(drop)
+        })?;
+        flow.play("again")
+    })
+}
+
+/// What a login and a letter at each node, and at the balancer, come to.
+fn at_each_node(figure: &Figure, check: impl Fn(&str) -> Result<()>) -> Result<()> {
+    let addresses = MAIL_NODES.map(|node| figure.address(node));
+    for address in addresses {
+        check(&address?)?;
+    }
+    Ok(())
+}
+
+fn logs_in(figure: &Figure, server: &str, address: &str, password: &str) -> Result<bool> {
+    let line = format!("curl -sSk -m 10 -u '{address}:{password}' 'imaps://{server}/INBOX' -X NOOP 2>&1");
+    Ok(figure.host("world").run(&line)?.success())
+}
+
+/// The mailboxes move by command while letters come in and somebody reads: clients reconnect, nothing is lost, nothing comes twice.
+#[test]
+fn mailboxes_move_under_load() -> Result<()> {
+    const LETTERS: usize = 60;
+    Figure::scenario_mail(|figure| {
+        Flow::prepare(figure, &[])?;
+        let load = format!(
+            "for n in $(seq {LETTERS}); do swaks --server {MAIL_EXTERNAL} --timeout 20 --helo world.{FAR} --from ann@{FAR} --to info@example.org \
+             --header \"Subject: number $n.\" > /run/sent-$n 2>&1 & sleep 0.3; done; wait; grep -l '{TAKEN}' /run/sent-* | wc -l"
+        );
+        let mut sending = figure.host("world").spawn(&load)?;
+        std::thread::sleep(Duration::from_secs(3));
+        for (to, number) in [("mail2", 2), ("mail1", 3)] {
+            figure.phalanx(&format!("cluster move-grant mail mailboxes --to {to}"))?;
+            eventually(Duration::from_secs(60), &format!("that {to} holds the mailboxes"), || {
+                let grant = figure.json("cluster show mail")?["grants"]["mailboxes"].clone();
+                ensure!(grant["holder"] == to && grant["number"] == number && grant["moving_to"].is_null(), "{grant}");
+                ensure!(logs_in(figure, MAIL_EXTERNAL, "info@example.org", PASSWORD)?, "nobody can log in");
+                Ok(())
+            })?;
+            let running = MAIL_NODES.map(|node| figure.host(node).text("pgrep -f '[m]ailboxes.conf' || true"));
+            for (node, pids) in MAIL_NODES.into_iter().zip(running) {
+                ensure!(pids?.is_empty() == (node != to), "Dovecot opens mailboxes on {node} while {to} holds them");
+            }
+        }
+        eventually(Duration::from_secs(90), "that the last letter is sent", || {
+            ensure!(!sending.is_running()?, "{}", sending.stdout());
             Ok(())
         })?;
-        in_and_out(figure)?;
-        submission(figure)?;
-        aliases(figure)?;
-        sieve(figure)?;
-        quota(figure)?;
-        refusals(figure)?;
-        figure.settled(&MAIL_NODES)
+        let taken: usize = sending.stdout().trim().parse().context("a number of letters")?;
+        ensure!(taken == LETTERS, "{taken} of {LETTERS} letters were taken");
+        for node in MAIL_NODES {
+            figure.host(node).text("postqueue -c /var/lib/phalanx/live/postfix -f")?;
+        }
+        eventually(Duration::from_secs(60), "every letter in its mailbox", || {
+            let count = |n: usize, letters: &[String]| {
+                letters.iter().filter(|l| l.contains(&format!("Subject: number {n}."))).count()
+            };
+            let letters = figure.inbox("info@example.org")?;
+            let odd: Vec<(usize, usize)> =
+                (1..=LETTERS).map(|n| (n, count(n, &letters))).filter(|(_, count)| *count != 1).collect();
+            ensure!(odd.is_empty(), "letters that are not there once, with how often they are: {odd:?}");
+            Ok(())
+        })
+    })
+}
+
+/// A mailbox, a password, a removal count on every node within a second of the panel's answer; what was open is ended.
+#[test]
+fn mail_changes_count_at_once() -> Result<()> {
+    Figure::scenario_mail(|figure| {
+        Flow::prepare(figure, &[])?;
+        // Each node's resolver and filter are warm from here on.
+        at_each_node(figure, |node| {
+            ensure!(logs_in(figure, node, "info@example.org", PASSWORD)?, "{node}");
+            Ok(())
+        })?;
+        let within_a_second = |what: &str, check: &dyn Fn(&str) -> Result<()>| {
+            // The clock of a loaded machine: the promise is a second, a try may take some of it.
+            eventually(Duration::from_millis(2_500), what, || at_each_node(figure, check))
+        };
+        figure.mailbox("new@example.org")?;
+        within_a_second("a new mailbox", &|node| {
+            ensure!(logs_in(figure, node, "new@example.org", PASSWORD)?, "{node}: no login");
+            let said = figure.swaks(node, "--from ann@far.example --to new@example.org --quit-after RCPT")?;
+            ensure!(said.contains("250 2.1.5"), "{node}: {said}");
+            Ok(())
+        })?;
+        let session = figure.host("world").spawn(&format!(
+            "(sleep 1; printf 'a LOGIN new@example.org {PASSWORD}\\r\\nb SELECT INBOX\\r\\nc IDLE\\r\\n'; sleep 120) | \
+             timeout 60 openssl s_client -quiet -connect {MAIL_EXTERNAL}:993 2> /dev/null; echo ENDED"
+        ))?;
+        eventually(Duration::from_secs(10), "an open session", || {
+            ensure!(session.stdout().contains("+ idling"), "{}", session.stdout());
+            Ok(())
+        })?;
+        figure.host("cp").text("echo another-password | phalanx mailbox change new@example.org --password-file -")?;
+        within_a_second("a new password", &|node| {
+            ensure!(logs_in(figure, node, "new@example.org", "another-password")?, "{node}: the new one does not hold");
+            ensure!(!logs_in(figure, node, "new@example.org", PASSWORD)?, "{node}: the old one holds");
+            Ok(())
+        })?;
+        eventually(Duration::from_secs(5), "the end of the session of the old password", || {
+            ensure!(session.stdout().contains("BYE") || session.stdout().contains("ENDED"), "{}", session.stdout());
+            Ok(())
+        })?;
+        figure.phalanx("mailbox remove new@example.org")?;
+        within_a_second("a removal", &|node| {
+            ensure!(!logs_in(figure, node, "new@example.org", "another-password")?, "{node}: a login");
+            refused(
+                &figure.swaks(node, "--from ann@far.example --to new@example.org --quit-after RCPT")?,
+                "550",
+                "User unknown",
+            )
+        })
+    })
+}
+
+/// Breaks the look-up file of recipients on one node by `damage`, a line of shell with its path in `$f`; senders are told to come back later, a
+/// person is told why, and mail is taken again without anybody's help.
+fn heals(figure: &Figure, what: &str, damage: &str) -> Result<()> {
+    let node = figure.host("mail2");
+    let address = figure.address("mail2")?;
+    let ask = || figure.swaks(&address, "--from ann@far.example --to info@example.org --quit-after RCPT");
+    ensure!(ask()?.contains("250 2.1.5"), "it works before");
+    let since = figure.json("status")?["at"].as_str().context("the status has no time")?.to_owned();
+    node.text(&format!("f=/var/lib/phalanx/mail/recipients/recipients.sqlite; {damage}"))?;
+    // Whoever has the file open may go on with it for a while; a Postfix that starts now finds what is there.
+    node.text("systemctl restart phalanx-postfix")?;
+    eventually(Duration::from_secs(60), &format!("mail in spite of a file that was {what}"), || {
+        let said = ask()?;
+        ensure!(!said.contains("550"), "{what}: somebody was told that there is no such mailbox: {said}");
+        ensure!(said.contains("250 2.1.5"), "{said}");
+        Ok(())
+    })?;
+    let events = figure.json("events --limit 200")?;
+    let is_told = |event: &serde_json::Value| {
+        event["topic"] == "mail" && event["severity"] == "error" && event["at"].as_str().is_some_and(|at| *at >= *since)
+    };
+    let events = events["items"].as_array().context("a list of events")?;
+    ensure!(events.iter().any(is_told), "{what}: nobody was told: {events:?}");
+    figure.settled(&MAIL_NODES)
+}
+
+#[test]
+fn mail_look_ups_heal() -> Result<()> {
+    Figure::scenario_mail(|figure| {
+        Flow::prepare(figure, &[])?;
+        heals(figure, "removed", "rm $f $f-wal $f-shm")?;
+        let overwrite = "sqlite3 $f 'PRAGMA wal_checkpoint(TRUNCATE)' && head -c 8192 /dev/urandom > $f";
+        heals(figure, "overwritten", overwrite)?;
+        // Somebody holds it: what is new waits, and what is there goes on.
+        let hold = "import sqlite3, time; c = sqlite3.connect('/var/lib/phalanx/mail/recipients/recipients.sqlite'); \
+            c.execute('BEGIN IMMEDIATE'); print('held', flush=True); time.sleep(12)";
+        let holding = figure.host("mail2").spawn(&format!("python3 -c \"{hold}\""))?;
+        eventually(Duration::from_secs(5), "a held file", || {
+            ensure!(holding.stdout().contains("held"), "{}", holding.stdout());
+            Ok(())
+        })?;
+        figure.mailbox("late@example.org")?;
+        let address = figure.address("mail2")?;
+        let said = figure.swaks(&address, "--from ann@far.example --to info@example.org --quit-after RCPT")?;
+        ensure!(said.contains("250 2.1.5"), "what was known is known while the file is held: {said}");
+        eventually(Duration::from_secs(40), "the new mailbox", || {
+            let said = figure.swaks(&address, "--from ann@far.example --to late@example.org --quit-after RCPT")?;
+            ensure!(said.contains("250 2.1.5"), "{said}");
+            Ok(())
+        })
     })
 }

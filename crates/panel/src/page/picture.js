@@ -14,13 +14,22 @@ const PAD = 12;
 function parts(status) {
   const box = (cluster, extra) => ({ key: `cluster:${cluster.name}`, name: cluster.name, note: cluster.kind, nodes: cluster.nodes, cluster, ...extra });
   const serving = status.clusters.filter((cluster) => cluster.kind === "web" || cluster.kind === "mail");
+  // One port is named; several of one address are counted, or eight of them would fill the picture.
+  const addresses = (services) => {
+    const ports = new Map();
+    for (const { external } of services) {
+      const [address, port] = external.split(":");
+      ports.set(address, [...(ports.get(address) ?? []), port]);
+    }
+    return [...ports].map(([address, ports]) => (ports.length === 1 ? `${address}:${ports[0]}` : `${address} · ${ports.length} ports`)).join("  ");
+  };
   const external = (name) => status.balancers.find((balancer) => balancer.name === name)?.services ?? [];
   const balancers = status.clusters.filter((cluster) => cluster.kind === "balancer");
   const stores = status.clusters.filter((cluster) => cluster.kind === "nas");
   const keptBy = (cluster) => status.shares.filter((share) => share.nas === cluster.name);
   const loose = status.shares.filter((share) => !share.nas && share.clusters.length > 0);
   return {
-    balancers: balancers.map((cluster) => box(cluster, { note: external(cluster.name).map((service) => service.external).join("  ") || "balancer" })),
+    balancers: balancers.map((cluster) => box(cluster, { note: addresses(external(cluster.name)) || "balancer" })),
     serving: serving.map((cluster) => box(cluster, { note: cluster.logical_servers.length ? `serves ${cluster.logical_servers.join(", ")}` : cluster.kind })),
     stores: [
       ...stores.map((cluster) => box(cluster, { note: keptBy(cluster).map((share) => share.name).join(", ") || "no shares" })),

@@ -89,6 +89,8 @@ fn main_cf(mail: &MailSpec) -> String {
     cf.set("maillog_file", format!("{LOGS}/postfix.log"));
     cf.set("maillog_file_prefixes", LOGS);
     cf.set("enable_long_queue_ids", "yes");
+    // A daemon that could not start, for want of a look-up file, is tried again soon: it is being made anew.
+    cf.set("service_throttle_time", "5s");
 
     cf.about("Who this is.");
     cf.set("myhostname", host);

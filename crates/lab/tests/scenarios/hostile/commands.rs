@@ -40,6 +40,13 @@ const LINES: [&[Line]; HANDS] = [
         line("server rollback web1 -- @", "", "", &[]),
         line("cluster weight web web1 -- @", "cluster show web", "master_settings weight", &[]),
         line("account change ada --memory-mib=@", "account show ada", "limits memory_mib", &[]),
+        line(
+            "mail-domain add --account=ada --logical-server=post -- @",
+            "mail-domain show -- @",
+            "name",
+            &["mail-domain remove -- @"],
+        ),
+        line("mail-domain show -- @", "", "", &[]),
     ],
     &[
         line(
@@ -65,6 +72,7 @@ const LINES: [&[Line]; HANDS] = [
             &["address remove 198.51.100.13:80"],
         ),
         line("logical-server add logical --server=@", "", "", &["logical-server remove logical"]),
+        line("cluster move-grant mail mailboxes --to=@", "", "", &[]),
     ],
 ];
 
@@ -106,7 +114,8 @@ impl Line {
         let words = |line: &str| line.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect::<Vec<_>>();
         let undo: Vec<_> = self.undo.iter().map(|line| words(line)).collect();
         // A host name has no case (RFC 4343), and is kept in lower case.
-        let host = self.words.starts_with("site add") && self.at != "document_root";
+        let has_no_case = ["site add", "mail-domain add"].iter().any(|words| self.words.starts_with(words));
+        let host = has_no_case && self.at != "document_root";
         json!({"words": words(self.words), "show": words(self.show), "at": words(self.at), "undo": undo, "host": host})
     }
 }

@@ -18,16 +18,27 @@ const fn field(method: &'static str, path: &'static str, body: &'static str, fie
     Field { method, path, body, field }
 }
 
+/// For a field whose value is never shown.
+const NOT_SHOWN: &str = "-";
+
 /// Every text field of the API. `POST` makes a thing, which is read back at the answer's `Location` and removed.
-const FIELDS: [Field; 51] = [
+const FIELDS: [Field; 69] = [
     field("POST", "/servers", r#"{"name":@,"kind":"web","address":"10.9.0.50/24"}"#, "/name"),
     field("POST", "/servers", r#"{"name":"fresh","kind":@,"address":"10.9.0.50/24"}"#, "/kind"),
     field("POST", "/servers", r#"{"name":"fresh","kind":"web","address":@}"#, "/address"),
     field("PATCH", "/servers/spare", r#"{"address":@}"#, "/address"),
-    field("POST", "/clusters", r#"{"name":@,"kind":"mail","master":"spare"}"#, "/name"),
-    field("POST", "/clusters", r#"{"name":"fresh","kind":@,"master":"spare"}"#, "/kind"),
-    field("POST", "/clusters", r#"{"name":"fresh","kind":"mail","master":@}"#, "/master"),
-    field("POST", "/clusters", r#"{"name":"fresh","kind":"mail","master":"spare","share":@}"#, "/share"),
+    field("POST", "/clusters", r#"{"name":@,"kind":"mail","master":"spare","mail_name":"m.example.net"}"#, "/name"),
+    field("POST", "/clusters", r#"{"name":"fresh","kind":@,"master":"spare","mail_name":"m.example.net"}"#, "/kind"),
+    field("POST", "/clusters", r#"{"name":"fresh","kind":"mail","master":@,"mail_name":"m.example.net"}"#, "/master"),
+    field(
+        "POST",
+        "/clusters",
+        r#"{"name":"fresh","kind":"mail","master":"spare","mail_name":"m.example.net","share":@}"#,
+        "/share",
+    ),
+    field("POST", "/clusters", r#"{"name":"fresh","kind":"mail","master":"spare","mail_name":@}"#, "/mail/host_name"),
+    field("PATCH", "/clusters/mail", r#"{"mail_name":@}"#, "/mail/host_name"),
+    field("POST", "/clusters/mail/grants/mailboxes/move", r#"{"to":@}"#, ""),
     field("PATCH", "/clusters/mail", r#"{"share":@}"#, "/share"),
     field("PATCH", "/clusters/web", r#"{"httpd_directives":@}"#, ""),
     field("POST", "/clusters/web/slaves", r#"{"server":@}"#, ""),
@@ -86,6 +97,26 @@ const FIELDS: [Field; 51] = [
     field("POST", "/sites", r#"{"name":"fresh.example.org","account":"ada","aliases":[@]}"#, "/aliases/0"),
     field("POST", "/sites", r#"{"name":"fresh.example.org","account":"ada","document_root":@}"#, "/document_root"),
     field("PATCH", "/sites/ada.example.org", r#"{"aliases":["fine.example.org",@]}"#, "/aliases/1"),
+    field("POST", "/mail-domains", r#"{"name":@,"account":"ada","logical_server":"post"}"#, "/name"),
+    field("POST", "/mail-domains", r#"{"name":"fresh.org","account":@,"logical_server":"post"}"#, "/account"),
+    field("POST", "/mail-domains", r#"{"name":"fresh.org","account":"ada","logical_server":@}"#, "/logical_server"),
+    field("PATCH", "/mail-domains/example.org", r#"{"state":@}"#, "/state"),
+    field("POST", "/mailboxes", r#"{"address":@,"password":"long enough"}"#, "/address"),
+    field("POST", "/mailboxes", r#"{"address":"fresh\u0040example.org","password":@}"#, NOT_SHOWN),
+    field("POST", "/mailboxes", r#"{"address":"fresh\u0040example.org","password_hash":@}"#, NOT_SHOWN),
+    field(
+        "POST",
+        "/mailboxes",
+        r#"{"address":"fresh\u0040example.org","password":"long enough","quota_mib":@}"#,
+        "/quota_mib",
+    ),
+    field("PATCH", "/mailboxes/box@example.org", r#"{"password":@}"#, NOT_SHOWN),
+    field("PATCH", "/mailboxes/box@example.org", r#"{"password_hash":@}"#, NOT_SHOWN),
+    field("PATCH", "/mailboxes/box@example.org", r#"{"quota_mib":@}"#, "/quota_mib"),
+    field("PATCH", "/mailboxes/box@example.org", r#"{"state":@}"#, "/state"),
+    field("POST", "/aliases", r#"{"source":@,"targets":["box\u0040example.org"]}"#, "/source"),
+    field("POST", "/aliases", r#"{"source":"fresh\u0040example.org","targets":[@]}"#, "/targets/0"),
+    field("PATCH", "/aliases/alias@example.org", r#"{"targets":["box\u0040example.org",@]}"#, "/targets/1"),
     field("POST", "/tokens", r#"{"name":@,"role":"admin"}"#, "/name"),
     field("POST", "/tokens", r#"{"name":"fresh","role":@}"#, "/role"),
     field("POST", "/servers/web1/rollback", r#"{"generation":@}"#, ""),
@@ -116,7 +147,12 @@ fn put(api: &mut Api, Field { method, path, body, field }: &Field, text: &str) -
     let sent: Value = serde_json::from_str(text).context("it was accepted, and is no text")?;
     let place = reply.headers.get("location").map_or(*path, |at| at.trim_start_matches("/api/v1")).to_owned();
     let kept = if *path == "/tokens" { reply } else { api.ask("GET", &place, "", b"")? };
-    let back = kept.body.pointer(field).unwrap_or(&Value::Null);
+    let shown = kept.body.pointer(field).unwrap_or(&Value::Null);
+    let is_secret = *field == NOT_SHOWN;
+    // Not even under another name. A text of a few characters may well be part of something else.
+    let is_shown = sent.as_str().is_some_and(|sent| sent.len() > 12 && kept.body.to_string().contains(sent));
+    ensure!(!is_secret || !is_shown, "{sent} is shown in {}", kept.body);
+    let back = if is_secret { &sent } else { shown };
     ensure!(kept.status < 300 && is_same(field, &sent, back), "sent {sent}, read back {back} of {}", kept.body);
     if *method == "POST" {
         let gone = api.ask("DELETE", &place, "", b"")?;
@@ -125,10 +161,12 @@ fn put(api: &mut Api, Field { method, path, body, field }: &Field, text: &str) -
     Ok(Some(back.as_str().unwrap_or_default().to_owned()))
 }
 
-/// Unchanged; but a host name has no case (RFC 4343), and is kept in lower case.
+/// Unchanged; but a host name has no case (RFC 4343), and is kept in lower case, and so are addresses of ours.
 fn is_same(field: &str, sent: &Value, back: &Value) -> bool {
     let lower = |value: &Value| value.as_str().map(str::to_ascii_lowercase);
-    sent == back || ((field == "/name" || field.starts_with("/aliases")) && lower(sent) == lower(back))
+    let is_name =
+        ["/name", "/aliases", "/address", "/source", "/targets", "/mail"].iter().any(|name| field.starts_with(name));
+    sent == back || (is_name && lower(sent) == lower(back))
 }
 
 /// Every field that the API's document names has a place in [`FIELDS`].
