@@ -58,7 +58,7 @@ impl Demo {
         say("asking for the wiki's page through the external address");
         let (phases, records) = act(&figure, &say)?;
         let done = served(&figure)?;
-        println!("\n{}", table(&phases, &records, &done));
+        println!("\n{}{}", table(&phases, &records, &done), failures(&records));
         println!("{}", notice(&phases, &records));
         if self.once {
             return Ok(());
@@ -186,6 +186,20 @@ fn table(phases: &[Phase], records: &[Record], done: &BTreeMap<String, u64>) -> 
         }
     }
     text
+}
+
+/// The most failures that are told one by one.
+const FAILURES_MAX: usize = 8;
+
+/// What became of the requests that failed.
+fn failures(records: &[Record]) -> String {
+    let failed = records.iter().filter(|record| !record.ok()).take(FAILURES_MAX);
+    let line = |record: &Record| {
+        let what: String = record.text.lines().next().unwrap_or_default().chars().take(80).collect();
+        let (at_s, took_ms) = (record.at_ms as f64 / 1e3, record.took_us / 1_000);
+        format!("\nfailed at {at_s:.1} s: status {} after {took_ms} ms: {what}", record.status)
+    };
+    failed.map(line).collect()
 }
 
 /// How long the death was felt.
