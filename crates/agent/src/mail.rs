@@ -9,7 +9,7 @@ use anyhow::Context;
 use phalanx_host::command::{self, LIMIT};
 use phalanx_host::directory::{MailDirty, Reader, Writer};
 use phalanx_host::mail_lookup::{LookupError, Lookups};
-use phalanx_host::{atomic, facts, homes, service};
+use phalanx_host::{atomic, homes, service};
 use phalanx_model::{Name, Position, Row, RowKey};
 use phalanx_plan::mail::lookup::DIRECTORY;
 use phalanx_plan::report::Severity;
@@ -88,6 +88,10 @@ impl Mail {
     /// The directory can't be read or written.
     pub fn look(&mut self, spec: Option<&NodeSpec>, writer: &mut Writer, reader: &Reader) -> anyhow::Result<()> {
         if !serves_mail(spec) {
+            // A machine that has lost its spec, and not its directory, goes on as it was until it is told.
+            if spec.is_none() && reader.is_filled()? {
+                return Ok(());
+            }
             self.lookups = None;
             return atomic::remove(&self.root.join(DIRECTORY.trim_start_matches('/'))).map_err(Into::into);
         }
@@ -117,7 +121,7 @@ impl Mail {
                 let is_damaged = error.is_damage();
                 self.fail(&error);
                 if is_damaged && let Some(lookups) = self.lookups.take() {
-                    lookups.discard(&format!("damaged-{}", facts::unix_s()))?;
+                    lookups.discard("damaged")?;
                     self.is_renewed = true;
                     writer.mark_all_mail_dirty()?;
                 } else if !is_damaged {

@@ -44,11 +44,12 @@ pub enum LookupError {
 }
 
 impl LookupError {
-    /// Whether only a new file helps: one that somebody else holds will be free again.
+    /// Whether only a new file helps: it is gone, or no database, or one that lacks tables. One that somebody else holds will be free
+    /// again, and what the machine lacks (memory, open files) says nothing of the file.
     pub fn is_damage(&self) -> bool {
-        use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked};
-        let Self::Sqlite { source, .. } = self else { return false };
-        !matches!(source.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked))
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, Unknown};
+        let Self::Sqlite { source, path } = self else { return false };
+        matches!(source.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase | Unknown)) || !path.exists()
     }
 }
 
@@ -225,7 +226,8 @@ impl Lookups {
         Ok(recipients.filter(|_| recipients == logins))
     }
 
-    /// Has the files made anew at the next [`Lookups::open`]: they are moved aside, with `why` in their names.
+    /// Has the files made anew at the next [`Lookups::open`]: they are moved aside, with `why` in their names, over what was moved aside
+    /// for the same reason before.
     ///
     /// # Errors
     /// They can't be moved.

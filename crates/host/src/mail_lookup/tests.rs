@@ -171,6 +171,29 @@ fn what_is_removed_is_gone_and_a_replacement_leaves_nothing_behind() {
 }
 
 #[test]
+fn only_what_a_new_file_mends_is_damage() {
+    let root = tempfile::tempdir().expect("a directory");
+    let mut lookups = Lookups::open(root.path(), false).expect("opened");
+    put(&mut lookups, &[mailbox("info@example.org")], 1);
+    let file = root.path().join(RECIPIENTS.trim_start_matches('/'));
+    // Somebody holds it: the writer waits in vain, readers go on.
+    let holder = Connection::open(&file).expect("opened");
+    holder.execute_batch("BEGIN IMMEDIATE").expect("held");
+    let held = lookups.put(&[(mailbox("late@example.org").key(), None)], at(2)).expect_err("it is held");
+    assert!(!held.is_damage(), "{held}");
+    holder.execute_batch("ROLLBACK; PRAGMA wal_checkpoint(TRUNCATE)").expect("let go");
+    drop(holder);
+    assert_eq!(lookups.position().expect("readable"), Some(at(1)), "nothing was changed");
+    std::fs::write(&file, [7; 8_192]).expect("overwritten");
+    assert!(lookups.position().expect_err("no database").is_damage());
+    std::fs::remove_file(&file).expect("removed");
+    assert!(lookups.position().expect_err("gone").is_damage());
+    lookups.discard("damaged").expect("moved aside");
+    let lookups = Lookups::open(root.path(), false).expect("made anew");
+    assert_eq!(lookups.position().expect("readable"), None);
+}
+
+#[test]
 fn a_key_of_another_domain_is_not_taken_for_ones_own() {
     let name: HostName = "example.org".parse().expect("a domain");
     assert!(is_key_of("example.org.phalanx.key", &name));
