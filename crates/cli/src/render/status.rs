@@ -105,6 +105,9 @@ fn serving_cluster(status: &Status, cluster: &ClusterStatus, style: Style) -> St
     text
 }
 
+/// The right to open a mail cluster's mailboxes, as the API names it.
+const MAILBOXES: &str = "mailboxes";
+
 /// The lines of a cluster's nodes.
 fn nodes(cluster: &ClusterStatus, style: Style) -> String {
     let name_width = cluster.nodes.iter().map(|node| width(&node.server)).max().unwrap_or_default();
@@ -126,6 +129,9 @@ fn nodes(cluster: &ClusterStatus, style: Style) -> String {
         text += line.trim_end();
         if let Some(leaving) = node.leaving {
             text += &format!("  {} s left", leaving.left_s);
+        }
+        if cluster.grants.get(MAILBOXES).is_some_and(|grant| grant.holder == node.server && grant.moving_to.is_none()) {
+            text += "  opens mailboxes";
         }
         text.push('\n');
     }

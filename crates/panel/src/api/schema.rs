@@ -434,6 +434,8 @@ pub struct ClusterStatus {
     master: String,
     share: Option<String>,
     logical_servers: Vec<String>,
+    /// Which of its nodes alone may do what: by right, such as mailboxes, or queue-SERVER.
+    grants: BTreeMap<String, Grant>,
     spec: Option<Position>,
     directory: Option<Position>,
     nodes: Vec<NodeStatus>,

@@ -72,6 +72,7 @@ fn cluster_status(panel: &Panel, world: &World, known: &Known, cluster: &Cluster
         "master": cluster.master,
         "share": cluster.share,
         "logical_servers": logical.map(|logical| &logical.name).collect::<Vec<_>>(),
+        "grants": cluster.grants,
         "spec": stream.map(|stream| world.position(stream.spec_revision)),
         "directory": stream.map(|stream| world.position(stream.head)),
         "nodes": cluster.nodes().map(|node| node_status(panel, world, known, cluster, node)).collect::<Vec<_>>(),

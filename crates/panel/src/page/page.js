@@ -108,6 +108,10 @@ function judge(status) {
     const names = kind === "leaving" ? leaving : are(kind).filter((name) => kind !== "drained" || !leaving.includes(name));
     if (names.length > 0) return [kind === "leaving" ? "drained" : kind, `${list(names)} ${word}`];
   }
+  for (const cluster of status.clusters) {
+    const moving = Object.entries(cluster.grants ?? {}).find(([, grant]) => grant.moving_to);
+    if (moving) return ["overloaded", `${moving[0]} of ${cluster.name} move from ${moving[1].holder} to ${moving[1].moving_to}`];
+  }
   const troubled = nodes.filter((node) => (node.problems ?? []).length > 0).map((node) => node.server);
   if (troubled.length > 0) return ["overloaded", `${troubled.length > 3 ? `${troubled.length} nodes` : troubled.join(", ")} ${troubled.length > 1 ? "have" : "has"} a problem`];
   const free = status.free_servers.length;
@@ -177,6 +181,12 @@ function spark(samples) {
 
 // ---- one node's details
 
+/** What only this node of its cluster may do. */
+function holds(cluster, server) {
+  const held = Object.entries(cluster.grants ?? {}).filter(([, grant]) => grant.holder === server);
+  return held.map(([right, grant]) => (grant.moving_to ? `${right} (moving to ${grant.moving_to})` : right)).join(", ");
+}
+
 function fill(server) {
   for (const cluster of state.status.clusters) {
     const node = cluster.nodes.find((node) => node.server === server);
@@ -194,6 +204,7 @@ function fill(server) {
       ["Requests", load && `${number(load.requests_per_second)} a second, ${load.requests_total.toLocaleString("en")} in all, ${load.errors_total.toLocaleString("en")} errors`],
       ["Gets of its weight", load && `${load.score_percent} %`],
       ["Pressure", load && `CPU ${number(load.cpu_pressure_percent)} %, memory ${number(load.memory_pressure_percent)} %, I/O ${number(load.io_pressure_percent)} %`],
+      ["Alone has", holds(cluster, server)],
       ["Accounts awake", load?.accounts_awake],
       ["As it should be", node.converged ? "yes" : "no"],
       ["Generation", node.generation],

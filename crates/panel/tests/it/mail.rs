@@ -4,6 +4,8 @@ use crate::follower::{TestFollower, join, name, token};
 use crate::support::TestPanel;
 use phalanx_model::{Row, RowKey};
 use phalanx_panel::store::Store;
+use phalanx_plan::report::Report;
+use phalanx_plan::session::UpMessage;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -210,6 +212,40 @@ async fn a_grant_is_asked_for_and_taken_back() {
     let back = panel.post(path, json!({ "to": "mail1" })).await.is(200);
     assert_eq!(back["grants"]["mailboxes"], json!({ "number": 1, "holder": "mail1" }));
     assert_eq!(panel.get("/clusters/web").await.is(200).get("grants"), None);
+}
+
+/// The holder's agent says, under the spec at `under`, that no process of its may open a mailbox.
+async fn lets_go(holder: &mut TestFollower, under: phalanx_model::Position) {
+    let released = BTreeMap::from([(phalanx_model::Right::Mailboxes, under)]);
+    let report = Report { converged: true, spec: holder.spec_at, released, ..Report::default() };
+    holder.wire.send(&UpMessage::Reports { reports: BTreeMap::from([(name("mail1"), report)]) }).await;
+}
+
+#[tokio::test]
+async fn a_grant_moves_by_the_holders_word_under_the_spec_that_ends_it() {
+    let panel = TestPanel::start().await;
+    panel.figure_1().await;
+    panel.with_mail().await;
+    let mut mail1 = follow(&panel, "mail1").await;
+    let grant = async || panel.get("/clusters/mail").await.is(200)["grants"]["mailboxes"].clone();
+    let path = "/clusters/mail/grants/mailboxes/move";
+    let before = mail1.spec_at;
+    panel.post(path, json!({ "to": "mail2" })).await.is(200);
+    mail1.until(|f| f.spec_at > before).await;
+    // What was seen under the spec before says nothing: Dovecot may have been started since. Nor does a report without a word of it.
+    lets_go(&mut mail1, before).await;
+    let silent = Report { converged: true, spec: mail1.spec_at, ..Report::default() };
+    mail1.wire.send(&UpMessage::Reports { reports: BTreeMap::from([(name("mail1"), silent)]) }).await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert_eq!(grant().await, json!({ "number": 1, "holder": "mail1", "moving_to": "mail2" }));
+    let asked = mail1.spec_at;
+    lets_go(&mut mail1, asked).await;
+    mail1.until(|f| f.spec_at > asked).await;
+    assert_eq!(grant().await, json!({ "number": 2, "holder": "mail2" }));
+    let status = panel.get("/status").await.is(200);
+    let mail =
+        status["clusters"].as_array().expect("clusters").iter().find(|c| c["name"] == "mail").expect("mail").clone();
+    assert_eq!(mail["grants"]["mailboxes"]["holder"], "mail2");
 }
 
 /// All rows that a cluster gets which knows nothing, and how many pieces they came in.

@@ -130,3 +130,38 @@ fn every_port_on_the_loopback_has_one_user() {
     ];
     assert_eq!(BTreeSet::from(ports).len(), ports.len());
 }
+
+#[test]
+fn mailboxes_are_released_when_nothing_may_open_one() {
+    use crate::steps::observed::SeenUnit;
+    let seen = |openers: u32, unit: Option<(bool, bool)>| Observed {
+        mailbox_openers: openers,
+        units: unit.map(|(active, enabled)| (Unit::Mailboxes, SeenUnit { active, enabled })).into_iter().collect(),
+        ..Observed::default()
+    };
+    let says =
+        |holder: Option<u8>, seen: &Observed| released(Some(&node(&mail(holder))), seen).contains(&Right::Mailboxes);
+    let still = seen(0, Some((false, false)));
+    for other in [Some(42), None] {
+        assert!(says(other, &still) && says(other, &seen(0, None)));
+        for busy in
+            [seen(1, None), seen(0, Some((true, true))), seen(0, Some((false, true))), seen(2, Some((false, false)))]
+        {
+            assert!(!says(other, &busy), "{busy:?}");
+        }
+    }
+    assert!(!says(Some(41), &still), "the holder has not let go of what it shall have");
+    assert!(released(None, &still).is_empty(), "a machine that knows no spec says nothing");
+}
+
+#[test]
+fn who_shall_not_open_mailboxes_is_made_to_stop() {
+    use crate::steps::{Desired, Marks, Step, plan};
+    let stops = |holder: Option<u8>, openers: u32| {
+        let desired = Desired::of(Some(&node(&mail(holder))));
+        let observed = Observed { mailbox_openers: openers, ..Observed::default() };
+        plan(&desired, &observed, &Marks::default()).steps.contains(&Step::Stop { unit: Unit::Mailboxes })
+    };
+    assert!(stops(Some(42), 1) && stops(None, 1), "also what no unit of ours has started");
+    assert!(!stops(Some(42), 0) && !stops(Some(41), 1));
+}

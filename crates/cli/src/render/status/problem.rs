@@ -1,6 +1,6 @@
 //! What is wrong, collected from all over the status and put into words.
 
-use super::shape::{ClusterStatus, FreeServer, NodeStatus, State, Status};
+use super::shape::{ClusterStatus, FreeServer, Grant, NodeStatus, State, Status};
 use crate::render::event::moment;
 use crate::render::style::Tone;
 
@@ -21,10 +21,30 @@ pub fn problems(status: &Status) -> Vec<Problem> {
         if cluster.serves() {
             found.extend(missing_parts(status, cluster));
         }
+        found.extend(cluster.grants.iter().filter_map(|(right, grant)| moving(cluster, right, grant)));
     }
     found.extend(status.free_servers.iter().filter_map(free_server_problem));
     found.sort_by_key(|problem| problem.severity != Tone::Bad);
     found
+}
+
+/// Something that only one node may do and that nobody does while it moves.
+fn moving(cluster: &ClusterStatus, right: &str, Grant { holder, moving_to }: &Grant) -> Option<Problem> {
+    let (name, to) = (&cluster.name, moving_to.as_ref()?);
+    let is_heard = cluster.nodes.iter().any(|node| node.server == *holder && node.connected);
+    Some(match is_heard {
+        true => {
+            let text = format!("{name}: {right} move from {holder} to {to}; clients wait until {holder} has let go");
+            Problem { severity: Tone::Warning, text }
+        }
+        false => {
+            let text = format!(
+                "{name}: {right} can't move to {to}: {holder} is out of reach, and nobody can tell whether it still writes; bring it \
+                 back, or take the move back: `phalanx cluster move-grant {name} {right} --to {holder}`"
+            );
+            Problem { severity: Tone::Bad, text }
+        }
+    })
 }
 
 /// A machine that was made known and of which nothing is heard.
@@ -51,19 +71,25 @@ pub fn next_step(status: &Status) -> Option<String> {
         }
     }
     let Some(web) = of_kind("web") else {
-        return Some(match (free("web"), status.shares.first()) {
-            (Some(server), Some(share)) => {
-                format!("phalanx cluster add web --kind web --master {server} --share {}", share.name)
+        return match (of_kind("mail"), free("web"), status.shares.first()) {
+            (Some(mail), None, _) => placing(mail, "post", counts.accounts),
+            (_, Some(server), Some(share)) => {
+                Some(format!("phalanx cluster add web --kind web --master {server} --share {}", share.name))
             }
-            (Some(_), None) => "phalanx share add --help".to_owned(),
-            (None, _) => "phalanx server add --help".to_owned(),
-        });
+            (_, Some(_), None) => Some("phalanx share add --help".to_owned()),
+            (None, None, _) => Some("phalanx server add --help".to_owned()),
+        };
     };
-    match (web.logical_servers.first(), counts.accounts, counts.sites) {
-        (None, _, _) => Some(format!("phalanx logical-server add www --server {}", web.master)),
-        (Some(logical), 0, _) => Some(format!("phalanx account add NAME --logical-server {logical}")),
-        (Some(_), _, 0) => Some("phalanx site add HOST --account NAME".to_owned()),
-        _ => None,
+    let site = || (counts.sites == 0).then(|| "phalanx site add HOST --account NAME".to_owned());
+    placing(web, "www", counts.accounts).or_else(site)
+}
+
+/// What is to be done before customers can have something on a cluster.
+fn placing(cluster: &ClusterStatus, logical_default: &str, accounts: u64) -> Option<String> {
+    match (cluster.logical_servers.first(), accounts) {
+        (None, _) => Some(format!("phalanx logical-server add {logical_default} --server {}", cluster.master)),
+        (Some(logical), 0) => Some(format!("phalanx account add NAME --logical-server {logical}")),
+        (Some(_), _) => None,
     }
 }
 

@@ -2,6 +2,7 @@
 //! command and a panel of neighbouring versions understand each other.
 
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 /// Everything at one moment.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -33,8 +34,20 @@ pub struct ClusterStatus {
     pub logical_servers: Vec<String>,
     /// The share that its nodes mount.
     pub share: Option<String>,
+    /// Which node alone may do what, by right.
+    pub grants: BTreeMap<String, Grant>,
     /// Its nodes.
     pub nodes: Vec<NodeStatus>,
+}
+
+/// Who alone may do something.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Grant {
+    /// Who has it, or has not been seen to be at an end with it.
+    pub holder: String,
+    /// Who gets it next, where it moves.
+    pub moving_to: Option<String>,
 }
 
 /// A node.

@@ -218,3 +218,60 @@ fn colours_say_the_same_as_the_marks() {
     }
     assert_eq!(plain, picture(&status, Style::Plain));
 }
+
+/// A mail cluster whose mailboxes have this grant, and whose master is heard or not.
+fn mail(grant: Value, heard: bool) -> Value {
+    let mut holder = node("mail1", "master", "up", 100, 0.0, 50.0);
+    holder["connected"] = json!(heard);
+    json!({
+        "clusters": [{"name": "mail", "kind": "mail", "master": "mail1", "logical_servers": ["post"], "share": "letters",
+            "grants": {"mailboxes": grant, "queue-mail1": {"number": 1, "holder": "mail1"}},
+            "nodes": [holder, node("mail2", "slave", "up", 100, 0.0, 50.0)]}],
+        "balancers": [{"name": "front", "services": [{"external": "198.51.100.25:25", "cluster": "mail"}]}],
+        "shares": [{"name": "letters", "kind": "local", "path": "/srv/nas/mail"}],
+        "counts": {"servers": 2, "clusters": 1, "accounts": 1, "sites": 0},
+    })
+}
+
+#[test]
+fn who_opens_mailboxes_is_seen() {
+    check(
+        mail(json!({"number": 3, "holder": "mail2"}), true),
+        expect![[r#"
+            ● all is well   2 servers, 1 cluster, 1 account, 0 sites
+
+            Mail cluster mail
+
+              clients
+                 │
+                 ▼
+              198.51.100.25:25   balancer front  
+                 │
+                 ├─▶ ● mail1  master  up          ░░░░░░░░░░   0 %      0.0 req/s   50 % of traffic  9 open
+                 └─▶ ● mail2  slave   up          ░░░░░░░░░░   0 %      0.0 req/s   50 % of traffic  9 open  opens mailboxes
+                 │
+                 ▼
+              share letters   local /srv/nas/mail
+        "#]],
+    );
+}
+
+#[test]
+fn mailboxes_that_move_are_a_problem_and_more_so_when_their_holder_is_silent() {
+    let moving = || json!({"number": 3, "holder": "mail1", "moving_to": "mail2"});
+    let words = |heard| {
+        let status = Status::deserialize(&mail(moving(), heard)).expect("a status");
+        problems(&status)
+            .into_iter()
+            .map(|problem| format!("{:?} {}\n", problem.severity, problem.text))
+            .collect::<String>()
+    };
+    expect![[r#"
+        Warning mail: mailboxes move from mail1 to mail2; clients wait until mail1 has let go
+    "#]]
+    .assert_eq(&words(true));
+    expect![[r#"
+        Bad mail: mailboxes can't move to mail2: mail1 is out of reach, and nobody can tell whether it still writes; bring it back, or take the move back: `phalanx cluster move-grant mail mailboxes --to mail1`
+        Warning mail1 (mail): its agent is out of reach, last seen 2026-11-22 22:11:04 UTC: look on mail1, `journalctl -u phalanx-agent`
+    "#]].assert_eq(&words(false));
+}
