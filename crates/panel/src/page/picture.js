@@ -21,7 +21,7 @@ function parts(status) {
       const [address, port] = external.split(":");
       ports.set(address, [...(ports.get(address) ?? []), port]);
     }
-    return [...ports].map(([address, ports]) => (ports.length === 1 ? `${address}:${ports[0]}` : `${address} · ${ports.length} ports`)).join("  ");
+    return [...ports].map(([address, ports]) => (ports.length === 1 ? `${address}:${ports[0]}` : `${ports.length} × ${address}`)).join("  ");
   };
   const external = (name) => status.balancers.find((balancer) => balancer.name === name)?.services ?? [];
   const balancers = status.clusters.filter((cluster) => cluster.kind === "balancer");
@@ -45,6 +45,13 @@ function boxHeight(box, columns) {
   return HEAD + Math.max(0, rows * (cardHeight(box) + GAP) - GAP) + (rows ? PAD : 4);
 }
 
+/** What a node of a mail cluster does, in words; nothing for others. */
+function mailWork(cluster, server) {
+  if (cluster.kind !== "mail") return null;
+  const mailboxes = cluster.grants?.mailboxes;
+  return mailboxes?.holder === server && !mailboxes.moving_to ? "opens mailboxes, takes mail" : "takes mail";
+}
+
 /** Places a box and its nodes; returns the items and remembers where each node is. */
 function place(box, x, y, width, columns, places) {
   const height = cardHeight(box);
@@ -54,7 +61,7 @@ function place(box, x, y, width, columns, places) {
   box.nodes.forEach((node, at) => {
     const spot = { x: x + PAD + (at % columns) * (cardWidth + GAP), y: y + HEAD + Math.floor(at / columns) * (height + GAP), width: cardWidth, height };
     places.set(`node:${node.server}`, spot);
-    items.push({ kind: "node", key: `node:${node.server}`, node, dense: height < 60, ...spot });
+    items.push({ kind: "node", key: `node:${node.server}`, node: { ...node, mailWork: mailWork(box.cluster, node.server) }, dense: height < 60, ...spot });
   });
   return items;
 }
@@ -366,6 +373,7 @@ function described(node, compact) {
   if (node.state === "down" || node.state === "unknown") return node.why || "no news";
   if ((node.problems ?? []).length > 0) return node.problems[0];
   if (!node.load) return node.why || "";
+  if (node.mailWork && !compact) return node.mailWork;
   const load = node.load;
   if (node.share_percent === null && load.requests_total === 0) return node.converged ? "as it should be" : "being set up";
   const rate = load.requests_per_second;

@@ -48,7 +48,7 @@ async fn a_domain_is_made_with_its_key_and_says_what_the_dns_needs() {
             ("example.com", "MX", "10 mail.example.net."),
             ("example.com", "TXT", "v=spf1 mx a:mail.example.net -all"),
             ("phalanx._domainkey.example.com", "TXT", dkim.as_str()),
-            ("_dmarc.example.com", "TXT", "v=DMARC1; p=quarantine; rua=mailto:postmaster@example.com"),
+            ("_dmarc.example.com", "TXT", "v=DMARC1; p=quarantine"),
             ("_imaps._tcp.example.com", "SRV", "0 1 993 mail.example.net."),
             ("_pop3s._tcp.example.com", "SRV", "10 1 995 mail.example.net."),
             ("_submissions._tcp.example.com", "SRV", "0 1 465 mail.example.net."),

@@ -52,8 +52,8 @@ pub(super) fn records(domain: &HostName, host: &HostName, dkim: &DkimKey) -> Vec
         record(
             format!("_dmarc.{domain}"),
             "TXT",
-            format!("v=DMARC1; p=quarantine; rua=mailto:postmaster@{domain}"),
-            "what receivers do with mail that is neither, and whom they tell (DMARC, RFC 7489)",
+            "v=DMARC1; p=quarantine".to_owned(),
+            "what receivers do with mail that is neither; add rua=mailto:ADDRESS to hear of it (DMARC, RFC 7489)",
         ),
     ];
     all.extend(SERVICES.into_iter().map(|(service, protocol, priority)| {
