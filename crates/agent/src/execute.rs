@@ -8,7 +8,7 @@ use crate::keep;
 use crate::paths::Paths;
 use crate::renew::Renewals;
 use anyhow::Context;
-use phalanx_host::{address, atomic, exports, facts, generation, homes, mount, nft, openers, service};
+use phalanx_host::{address, atomic, exports, facts, generation, homes, mount, nft, openers, rights, service};
 use phalanx_model::Uid;
 use phalanx_plan::steps::generations::{digest, file_digests};
 use phalanx_plan::steps::units::Unit;
@@ -118,6 +118,12 @@ impl Executor {
                 let made = tokio::task::spawn_blocking(move || homes::keep_share(&share));
                 tokio::time::timeout(SHARE_LIMIT, made).await.context("the share's disk does not answer")???;
             }
+            Step::TellRights { path, rights } => {
+                let (path, told) = (path.clone(), rights.clone());
+                let told = tokio::task::spawn_blocking(move || rights::tell(Path::new(path.as_str()), &told));
+                tokio::time::timeout(SHARE_LIMIT, told).await.context("the share's disk does not answer")???;
+            }
+            Step::BindQueue { directory } => mount::bind_onto_itself(directory).await?,
             Step::Unmount { mount_point } => mount::unmount(mount_point).await?,
             Step::SealMountPoint { mount_point } => mount::seal(mount_point).await?,
             Step::Mount(spec) => mount::mount(spec).await?,

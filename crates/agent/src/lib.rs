@@ -9,6 +9,7 @@
 //! Deliberately absent: choices about desired state, which `phalanx-plan` makes.
 
 pub mod guard;
+pub mod holds;
 pub mod launcher;
 
 mod accounts;
@@ -28,6 +29,7 @@ mod node;
 mod notify;
 mod observe;
 mod paths;
+mod queue;
 mod reconcile;
 mod renew;
 mod successor;

@@ -6,6 +6,7 @@ use crate::paths::Paths;
 use anyhow::Context;
 use phalanx_host::{address, facts, generation, homes, mount, nft, openers, service};
 use phalanx_model::Name;
+use phalanx_plan::rights;
 use phalanx_plan::spec::KeptShare;
 use phalanx_plan::steps::observed::SeenShare;
 use phalanx_plan::steps::units::Unit;
@@ -34,10 +35,12 @@ impl Observer {
     pub async fn observe(&self, desired: &Desired, paths: &Paths) -> anyhow::Result<Observed> {
         let seen = generation::Store::new(&paths.root).observe().context("generations can't be looked at")?;
         let network = address::observe().await.context("addresses can't be looked at")?;
+        let (kept_shares, rights) = self.kept_shares(&desired.kept_shares).await;
         Ok(Observed {
             boot_id: facts::boot_id()?,
             mounts: mount::observe()?,
-            kept_shares: self.kept_shares(&desired.kept_shares).await,
+            kept_shares,
+            rights,
             addresses: network.addresses,
             rules: network.rules,
             tables: network.tables,
@@ -50,24 +53,36 @@ impl Observer {
             accounts_awake: u32::try_from(service::accounts_awake().await?.len()).unwrap_or(u32::MAX),
             table: nft::observe().await.context("nftables can't be looked at")?,
             mailbox_openers: mailbox_openers(desired)?,
+            queue_users: openers::queue_users()?,
             translates: nft::has_balancer_table().await.context("nftables can't be looked at")?,
         })
     }
 
-    async fn kept_shares(&self, shares: &[KeptShare]) -> BTreeMap<Name, SeenShare> {
-        let unknown =
-            |why: &str| shares.iter().map(|s| (s.share.clone(), SeenShare::Unknown(why.to_owned()))).collect();
+    /// The shares that are kept here, and what they tell of rights.
+    async fn kept_shares(
+        &self,
+        shares: &[KeptShare],
+    ) -> (BTreeMap<Name, SeenShare>, BTreeMap<Name, Vec<rights::Held>>) {
+        let unknown = |why: &str| {
+            let seen = shares.iter().map(|s| (s.share.clone(), SeenShare::Unknown(why.to_owned()))).collect();
+            (seen, BTreeMap::new())
+        };
         if shares.is_empty() {
-            return BTreeMap::new();
+            return unknown("");
         }
         if std::mem::replace(&mut *self.looking.lock().unwrap_or_else(PoisonError::into_inner), true) {
             return unknown("its disk has not answered yet");
         }
         let (looking, wanted) = (self.looking.clone(), shares.to_vec());
         let look = tokio::task::spawn_blocking(move || {
-            let seen = wanted.iter().map(|share| (share.share.clone(), homes::observe_share(share))).collect();
+            let look = |share: &KeptShare| match phalanx_host::rights::observe(share) {
+                Ok(told) => (homes::observe_share(share), told),
+                Err(error) => (SeenShare::Unknown(format!("{error}: {}", error.source)), vec![]),
+            };
+            let seen = wanted.iter().map(|share| (share.share.clone(), look(share)));
+            let (shares, told) = seen.map(|(name, (seen, told))| ((name.clone(), seen), (name, told))).unzip();
             *looking.lock().unwrap_or_else(PoisonError::into_inner) = false;
-            seen
+            (shares, told)
         });
         match tokio::time::timeout(SHARE_LIMIT, look).await {
             Ok(Ok(seen)) => seen,

@@ -208,6 +208,7 @@ impl Reconciler {
 
     async fn obey(&mut self, command: Command) -> Result<String, String> {
         match command {
+            Command::Queue { .. } => Err("queues are not the reconciler's".to_owned()),
             Command::Rollback { generation } => self.roll_back(generation).await,
             Command::Reconcile => {
                 self.marks.refused = None;

@@ -5,11 +5,12 @@ use crate::commands::account::AccountCommand;
 use crate::commands::address::AddressCommand;
 use crate::commands::alias::AliasCommand;
 use crate::commands::cluster::ClusterCommand;
-use crate::commands::daemons::{AgentCommand, GuardArgs, LauncherArgs, PanelCommand};
+use crate::commands::daemons::{AgentCommand, GuardArgs, HoldsArgs, LauncherArgs, PanelCommand};
 use crate::commands::journal::{AuditArgs, EventsArgs};
 use crate::commands::logical_server::LogicalServerCommand;
 use crate::commands::mail_domain::MailDomainCommand;
 use crate::commands::mailbox::MailboxCommand;
+use crate::commands::queue::QueueCommand;
 use crate::commands::server::ServerCommand;
 use crate::commands::share::ShareCommand;
 use crate::commands::site::SiteCommand;
@@ -102,6 +103,9 @@ pub enum Command {
     /// Addresses whose mail goes elsewhere
     #[command(subcommand)]
     Alias(AliasCommand),
+    /// Mail queues: what waits, and which node delivers it
+    #[command(subcommand)]
+    Queue(QueueCommand),
     /// Tokens for the API
     #[command(subcommand)]
     Token(TokenCommand),
@@ -125,4 +129,7 @@ pub enum Command {
     /// Watches a web node's share
     #[command(hide = true)]
     Guard(GuardArgs),
+    /// Says by success whether this node may use a right now: what daemons ask before they start
+    #[command(hide = true)]
+    Holds(HoldsArgs),
 }

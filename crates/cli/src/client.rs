@@ -19,6 +19,8 @@ pub const PANEL_DEFAULT: &str = "http://127.0.0.1:8080";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Long enough for the slowest: a rollback waits up to 10 s for its node.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// More than a program that fences may take, with all its looks.
+const SLOW_REQUEST_TIMEOUT: Duration = Duration::from_secs(150);
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// Waits before a request is sent again after its connection was lost.
 const RETRY_WAITS: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3)];
@@ -118,10 +120,18 @@ impl Client {
 
     /// Creates something. The key makes sure that it is created once, though the request may be sent several times.
     pub fn post(&self, path: &str, body: &Value) -> Result<Answer, Failure> {
+        self.post_within(REQUEST_TIMEOUT, path, body)
+    }
+
+    /// As [`Self::post`], for what takes its time: a machine is switched off.
+    pub fn post_slowly(&self, path: &str, body: &Value) -> Result<Answer, Failure> {
+        self.post_within(SLOW_REQUEST_TIMEOUT, path, body)
+    }
+
+    fn post_within(&self, timeout: Duration, path: &str, body: &Value) -> Result<Answer, Failure> {
         let key = format!("{:032x}", rand::random::<u128>());
         let header = Some(("idempotency-key", key.as_str()));
-        let call = Call { method: Method::POST, path, body: Some(body), header, timeout: REQUEST_TIMEOUT };
-        self.answer(&call, &RETRY_WAITS)
+        self.answer(&Call { method: Method::POST, path, body: Some(body), header, timeout }, &RETRY_WAITS)
     }
 
     /// Changes `path`, provided that it still is the version `etag`.

@@ -10,6 +10,7 @@ pub mod journal;
 pub mod logical_server;
 pub mod mail_domain;
 pub mod mailbox;
+pub mod queue;
 pub mod resource;
 pub mod server;
 pub mod share;

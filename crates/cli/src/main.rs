@@ -87,6 +87,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::MailDomain(command) => commands::mail_domain::run(command, &session()?),
         Command::Mailbox(command) => commands::mailbox::run(command, &session()?),
         Command::Alias(command) => commands::alias::run(command, &session()?),
+        Command::Queue(command) => commands::queue::run(command, &session()?),
         Command::Token(command) => commands::token::run(command, &session()?),
         Command::Audit(args) => commands::journal::audit(args, &session()?),
         Command::Completions { shell } => completions(shell),
@@ -94,6 +95,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Agent(command) => commands::daemons::agent(command, global.json),
         Command::Launcher(args) => commands::daemons::launcher(args),
         Command::Guard(args) => return commands::daemons::guard(args),
+        Command::Holds(args) => commands::daemons::holds(args),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

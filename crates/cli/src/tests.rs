@@ -44,6 +44,7 @@ fn the_first_help_shows_the_way() {
               mail-domain     Domains that mail is taken for, and what belongs into the DNS for them
               mailbox         Mailboxes of mail domains
               alias           Addresses whose mail goes elsewhere
+              queue           Mail queues: what waits, and which node delivers it
               token           Tokens for the API
               audit           Who changed what, and when
               completions     Print a completion script for a shell

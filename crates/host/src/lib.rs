@@ -13,4 +13,6 @@ pub mod mount;
 pub mod nft;
 pub mod openers;
 pub mod pressure;
+pub mod queue;
+pub mod rights;
 pub mod service;

@@ -22,6 +22,10 @@ const LIMIT: Duration = Duration::from_secs(20);
 const NFS_OPTIONS: &str =
     "vers=4.2,proto=tcp,hard,timeo=100,retrans=2,retry=0,actimeo=3,lookupcache=positive,nosuid,nodev";
 
+/// A queue has one user, so what is known of it may be believed; who has it is a file whose opening asks the server (close-to-open).
+const NFS_OPTIONS_OF_QUEUES: &str =
+    "vers=4.2,proto=tcp,hard,timeo=100,retrans=2,retry=0,lookupcache=positive,nosuid,nodev";
+
 /// All mounts of this process's mount namespace.
 ///
 /// # Errors
@@ -72,7 +76,7 @@ pub async fn seal(mount_point: &str) -> Result<(), MountError> {
 /// # Errors
 /// mount(8)'s words, or it hangs.
 pub async fn mount(spec: &MountSpec) -> Result<(), MountError> {
-    let at = phalanx_model::share::mount_point(&spec.share);
+    let at = spec.mount_point();
     let source = source_text(&spec.source);
     match &spec.source {
         MountSource::Local(_) => {
@@ -81,10 +85,19 @@ pub async fn mount(spec: &MountSpec) -> Result<(), MountError> {
             command::succeed("mount", &["-o", "remount,bind,nosuid,nodev", &at], LIMIT).await?;
         }
         MountSource::Nfs { .. } => {
-            command::succeed("mount", &["-t", "nfs4", "-o", NFS_OPTIONS, &source, &at], LIMIT).await?;
+            let options = if spec.queue_of.is_some() { NFS_OPTIONS_OF_QUEUES } else { NFS_OPTIONS };
+            command::succeed("mount", &["-t", "nfs4", "-o", options, &source, &at], LIMIT).await?;
         }
     }
     Ok(())
+}
+
+/// Mounts a directory of this machine's own disk onto itself.
+///
+/// # Errors
+/// mount(8)'s words.
+pub async fn bind_onto_itself(directory: &str) -> Result<(), MountError> {
+    Ok(command::succeed("mount", &["--bind", "--make-private", directory, directory], LIMIT).await.map(drop)?)
 }
 
 /// Takes away the upper mount of a mount point. It vanishes from the tree at once; what still uses it keeps it until it ends.

@@ -1,4 +1,4 @@
-//! Processes that have, or may open, mailboxes: Dovecot's, and doveadm that a person runs.
+//! Processes that have, or may open, mailboxes: Dovecot's, and doveadm that a person runs; and processes that work in a mail queue.
 //!
 //! A mailbox is opened by one node at a time, and whoever stops a Dovecot must see that nothing of it is left: a process that a dead
 //! file server holds outlives even SIGKILL, and writes when the server is back. So the kernel is asked, not systemd.
@@ -6,8 +6,11 @@
 //! Dovecot's of the unit that opens no mailbox are left out.
 
 use crate::atomic::{FileError, failed};
+use phalanx_model::Name;
+use phalanx_plan::steps::shares::MOUNTS;
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The unit whose Dovecot opens no mailbox.
 const HARMLESS: &str = "/phalanx-logins.service";
@@ -17,10 +20,16 @@ const HARMLESS: &str = "/phalanx-logins.service";
 /// # Errors
 /// The kernel's list of processes can't be read.
 pub fn all() -> Result<Vec<i32>, FileError> {
+    let pid = |process: PathBuf| process.file_name()?.to_str()?.parse::<i32>().ok();
+    Ok(processes()?.filter(|process| is_opener(process)).filter_map(pid).collect())
+}
+
+/// The directories of all processes below `/proc`.
+fn processes() -> Result<impl Iterator<Item = PathBuf>, FileError> {
     let place = Path::new("/proc");
     let entries = fs::read_dir(place).map_err(failed(place, "listing"))?;
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    Ok(pids.filter(|pid| is_opener(&place.join(pid.to_string()))).collect())
+    let is_number = |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| name.parse::<i32>().is_ok());
+    Ok(entries.filter_map(Result::ok).filter(move |entry| is_number(&entry.file_name())).map(|entry| entry.path()))
 }
 
 /// Whether the process of this directory below `/proc` is one. One that is gone meanwhile is none; one that is dying still is.
@@ -42,6 +51,21 @@ fn is_opener(process: &Path) -> bool {
 /// What Dovecot's processes that touch mailboxes are called.
 const NAMES: [&str; 8] =
     ["dovecot", "imap", "pop3", "lmtp", "indexer-worker", "quota-status", "managesieve", "doveadm"];
+
+/// The servers whose queue's mount is the working directory of a process here. All of Postfix works in its queue's directory, and so do
+/// `postqueue` and `postsuper`.
+///
+/// # Errors
+/// The kernel's list of processes can't be read.
+pub fn queue_users() -> Result<BTreeSet<Name>, FileError> {
+    let prefix = format!("{MOUNTS}queue@");
+    let user = |process: &Path| {
+        let cwd = fs::read_link(process.join("cwd")).ok()?;
+        let below = cwd.to_str()?.strip_prefix(&prefix)?;
+        below.split(['/', ' ']).next()?.parse().ok()
+    };
+    Ok(processes()?.filter_map(|process| user(&process)).collect())
+}
 
 /// Ends them all, at once.
 ///

@@ -70,12 +70,12 @@ pub async fn restart_agent() -> Result<(), CommandError> {
     command::succeed("systemctl", &["restart", "phalanx-agent.service"], START_LIMIT).await.map(drop)
 }
 
-/// Has a unit read its files again.
+/// Has a unit read its files again; one that can't is started anew.
 ///
 /// # Errors
 /// systemd's words.
 pub async fn reload(unit: Unit) -> Result<(), CommandError> {
-    command::succeed("systemctl", &["reload", unit.name()], LIMIT).await.map(drop)
+    command::succeed("systemctl", &["reload-or-restart", unit.name()], LIMIT).await.map(drop)
 }
 
 /// Stops a unit now and for good.

@@ -3,6 +3,7 @@
 //! It chooses nothing that a person could not: every step is a command that the documentation names.
 
 pub mod mail;
+pub mod power;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;

@@ -6,7 +6,7 @@ use crate::address::{ExternalAddress, LogicalServer};
 use crate::cluster::{Cluster, ClusterKind, NodeSettings, Role};
 use crate::grant::Proof;
 use crate::mail::MailProtocol;
-use crate::server::host_address;
+use crate::server::{Fenced, host_address};
 use crate::share::SharePath;
 use crate::{Name, Refusal, Right, Rule, Server, Share};
 use serde::{Deserialize, Serialize};
@@ -39,7 +39,7 @@ pub enum FleetChange {
         /// The server.
         server: Server,
     },
-    /// A server's internal address changes.
+    /// A server's internal address or the way it is fenced changes.
     ChangeServer {
         /// The server with its new values; kind and name stay.
         server: Server,
@@ -108,6 +108,18 @@ pub enum FleetChange {
         number: u64,
         /// Why it is at an end.
         proof: Proof,
+    },
+    /// A server was made sure to do no more harm in this boot of its machine.
+    Fence {
+        /// The server.
+        server: Name,
+        /// How.
+        fenced: Fenced,
+    },
+    /// A fenced server takes part again: its machine was started anew.
+    Unfence {
+        /// The server.
+        server: Name,
     },
     /// A new share.
     AddShare {
@@ -179,6 +191,8 @@ impl Fleet {
             FleetChange::PassGrant { cluster, right, number, proof } => {
                 self.pass_grant(&cluster, &right, number, proof)
             }
+            FleetChange::Fence { server, fenced } => self.fence(&server, fenced),
+            FleetChange::Unfence { server } => self.unfence(&server),
             FleetChange::AddShare { share } => self.add_share(share),
             FleetChange::MoveShare { name, nas, path } => self.move_share(&name, nas, path),
             FleetChange::RemoveShare { name } => self.remove_share(&name),
@@ -198,6 +212,7 @@ impl Fleet {
     fn add_server(&mut self, server: Server) -> Result<(), Refusal> {
         unused(self.servers.contains_key(&server.name), "server", &server.name)?;
         self.internal_address_is_free(&server)?;
+        let server = Server { fenced: None, ..server };
         self.servers.insert(server.name.clone(), server);
         Ok(())
     }
@@ -212,6 +227,7 @@ impl Fleet {
             ));
         }
         self.internal_address_is_free(&server)?;
+        let server = Server { fenced: old.fenced.clone(), ..server };
         self.servers.insert(server.name.clone(), server);
         Ok(())
     }
@@ -377,8 +393,16 @@ impl Fleet {
         Ok(())
     }
 
-    /// Whether somebody keeps the share, at a place where no other one lies.
+    /// Whether somebody keeps the share, at a place where no other one lies and that has room for paths below it.
     fn share_is_kept(&self, share: &Share) -> Result<(), Refusal> {
+        let path_len = share.path.as_str().len();
+        if path_len > SharePath::LEN_MAX - SharePath::ROOM {
+            return Err(Refusal::new(
+                Rule::ValueInRange,
+                format!("the path of share {} has {path_len} characters", share.name),
+                format!("use one of at most {}", SharePath::LEN_MAX - SharePath::ROOM),
+            ));
+        }
         if share.kind == crate::ShareKind::NfsManaged && share.nas.is_none() {
             return Err(Refusal::new(
                 Rule::ReferenceExists,

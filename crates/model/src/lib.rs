@@ -17,6 +17,7 @@ pub mod mail;
 pub mod name;
 pub mod php;
 pub mod position;
+pub mod queue;
 pub mod rule;
 pub mod server;
 pub mod share;

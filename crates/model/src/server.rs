@@ -2,7 +2,9 @@
 
 use crate::{ClusterKind, Invalid, Name};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::net::Ipv4Addr;
+use std::str::FromStr;
 
 /// A machine that runs the agent; a "node" when seen inside its cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,7 +16,103 @@ pub struct Server {
     pub kind: ClusterKind,
     /// The internal address under which the other machines of the fleet reach it.
     pub address: InternalNet,
+    /// How it is made sure that it can do no more harm.
+    #[serde(default)]
+    pub fence: FenceDriver,
+    /// What it was fenced in; none while it may take part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fenced: Option<Fenced>,
 }
+
+impl Server {
+    /// A server as it is when it is added: fenced by a person's word, where that must be, and not fenced.
+    pub fn new(name: Name, kind: ClusterKind, address: InternalNet) -> Self {
+        Self { name, kind, address, fence: FenceDriver::default(), fenced: None }
+    }
+}
+
+/// How a server that can't confirm is stopped for sure.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum FenceDriver {
+    /// A person makes sure that it is off, and says so.
+    #[default]
+    Manual,
+    /// A program of this name beside the panel switches it off and sees that it is off.
+    Command(Name),
+}
+
+impl fmt::Display for FenceDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Manual => f.write_str("manual"),
+            Self::Command(program) => write!(f, "command:{program}"),
+        }
+    }
+}
+
+impl FromStr for FenceDriver {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text.strip_prefix("command:") {
+            Some(program) => Ok(Self::Command(program.parse()?)),
+            None if text == "manual" => Ok(Self::Manual),
+            None => Err(Invalid::new("fence", text, "it must be manual, or command:PROGRAM")),
+        }
+    }
+}
+
+impl TryFrom<String> for FenceDriver {
+    type Error = Invalid;
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        text.parse()
+    }
+}
+
+impl From<FenceDriver> for String {
+    fn from(value: FenceDriver) -> String {
+        value.to_string()
+    }
+}
+
+/// The words of a person who has switched a server off, spelled out so that nobody says them by mistake.
+pub fn confirmation(server: &Name) -> String {
+    format!("{server} is switched off")
+}
+
+/// A server that was fenced: in this boot of its machine it takes part in nothing any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fenced {
+    /// The last boot that was heard of: it takes part again in any other one. Where none was heard of, a person must let it.
+    pub boot: Option<BootId>,
+}
+
+/// What the kernel calls one boot of a machine: `/proc/sys/kernel/random/boot_id`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BootId(String);
+
+impl BootId {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for BootId {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        if text.len() != 36 || !text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') {
+            return Err(Invalid::new("boot id", text, "it must be a UUID as the kernel writes it"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+crate::name::text_value!(BootId);
 
 /// An internal address with the length of its network's prefix, written `10.9.0.11/24`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -94,6 +192,18 @@ impl From<InternalNet> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fence_is_a_word() {
+        for fence in [FenceDriver::Manual, FenceDriver::Command("pdu".parse().unwrap())] {
+            assert_eq!(fence.to_string().parse::<FenceDriver>().unwrap(), fence);
+        }
+        for bad in ["", "command", "command:", "command:../x", "command:a b", "ssh"] {
+            assert!(bad.parse::<FenceDriver>().is_err(), "{bad}");
+        }
+        assert!("5c0e3ab1-8c5a-4f5c-9e0f-000000000001".parse::<BootId>().is_ok());
+        assert!("5c0e3ab1".parse::<BootId>().is_err());
+    }
 
     #[test]
     fn an_internal_address_knows_its_network() {

@@ -81,9 +81,21 @@ impl std::str::FromStr for Marker {
 pub struct SharePath(String);
 
 impl SharePath {
+    /// The most characters of one.
+    pub const LEN_MAX: usize = 256;
+    /// What it may need below a share's own path, in characters.
+    pub const ROOM: usize = 56;
+
     /// The path as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// A place below it that Phalanx itself names.
+    #[must_use]
+    pub fn join(&self, below: &str) -> Self {
+        debug_assert!(!below.starts_with('/') && !below.split('/').any(|part| part == ".."), "{below} is a path below");
+        Self(format!("{}/{below}", self.0))
     }
 }
 
@@ -91,8 +103,8 @@ impl std::str::FromStr for SharePath {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let refuse = |why: String| Err(Invalid::new("share path", text, why));
-        if !text.starts_with('/') || text.len() > 200 {
-            return refuse("it must be an absolute path of at most 200 characters".into());
+        if !text.starts_with('/') || text.len() > Self::LEN_MAX {
+            return refuse(format!("it must be an absolute path of at most {} characters", Self::LEN_MAX));
         }
         let parts: Vec<&str> = text[1..].split('/').collect();
         if parts.iter().any(|part| part.is_empty() || *part == "." || *part == "..") {

@@ -26,6 +26,7 @@ async fn main() -> Result<()> {
         store,
         live: Arc::new(Live::default()),
         ca: Arc::new(ca::Ca::load(&certificate, &key)?),
+        fencing: Arc::default(),
         streams: Arc::default(),
         link_address: Arc::new(link::LinkAddress::new(None, Ipv4Addr::LOCALHOST.into(), 7400)?),
         stopping,

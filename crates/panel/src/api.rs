@@ -12,6 +12,7 @@ mod list;
 mod mail;
 mod openapi;
 mod problem;
+mod queues;
 mod records;
 mod request;
 mod schema;
@@ -168,6 +169,7 @@ fn routes() -> Vec<Route> {
     let mut all = fleet_routes();
     all.extend(directory_routes());
     all.extend(mail_routes());
+    all.extend(queue_routes());
     all.extend([
         Route::get("/status", "Everything at a glance", status::status).gives::<schema::Status>(),
         Route::get("/events", "What happened, oldest first", records::list_events).pages::<schema::Event>().query(&[
@@ -198,7 +200,7 @@ fn fleet_routes() -> Vec<Route> {
             .takes::<servers::NewServer>(),
         Route::get("/servers/{name}", "Show a server, its state and last report", servers::get)
             .gives::<schema::Server>(),
-        Route::patch("/servers/{name}", "Change a server's internal address", servers::change)
+        Route::patch("/servers/{name}", "Change a server's internal address, or how it is fenced", servers::change)
             .gives::<schema::Server>()
             .takes::<servers::ServerPatch>(),
         Route::delete("/servers/{name}", "Remove a server", servers::remove),
@@ -214,6 +216,14 @@ fn fleet_routes() -> Vec<Route> {
             .answers(StatusCode::OK),
         Route::post("/servers/{name}/reconcile", "Observe and mend now", servers::reconcile)
             .gives::<schema::OrderDone>()
+            .answers(StatusCode::OK),
+        Route::post("/servers/{name}/fence", "Make sure that a server can do no more harm", servers::fence)
+            .gives::<schema::Server>()
+            .takes::<servers::Fence>()
+            .answers(StatusCode::OK),
+        Route::post("/servers/{name}/unfence", "Let a server that was fenced take part again", servers::unfence)
+            .gives::<schema::Server>()
+            .takes::<servers::Unfence>()
             .answers(StatusCode::OK),
         Route::list("/clusters", "List clusters", clusters::list).pages::<schema::Cluster>(),
         Route::post("/clusters", "Add a cluster of one: its master", clusters::add)
@@ -353,6 +363,31 @@ fn mail_routes() -> Vec<Route> {
             .takes::<mail::MailAliasPatch>(),
         Route::delete("/aliases/{source}", "Remove an alias", mail::remove_alias),
     ]
+}
+
+fn queue_routes() -> Vec<Route> {
+    vec![
+        Route::get("/queues", "List mail queues, and who runs them", queues::list).pages::<schema::Queue>(),
+        Route::get("/queues/{server}", "What the queue that a server filled holds", queues::show)
+            .gives::<schema::QueueInFull>()
+            .query(&[("limit", "List at most so many messages, the oldest: 0 to 1,000, 100 where nothing is said.")]),
+        Route::post(
+            "/queues/{server}/adopt",
+            "Let another node run a queue, of a lost one after its fence",
+            queues::adopt,
+        )
+        .gives::<schema::Queue>()
+        .takes::<queues::Adopt>()
+        .answers(StatusCode::OK),
+        order_on_queue("/queues/{server}/flush", "Try to deliver now", queues::flush),
+        order_on_queue("/queues/{server}/hold", "Let messages wait until they are released", queues::hold),
+        order_on_queue("/queues/{server}/release", "Release messages that are held", queues::release),
+        order_on_queue("/queues/{server}/delete", "Remove messages; nobody is told", queues::delete),
+    ]
+}
+
+fn order_on_queue<H: Handler<T, Panel>, T: 'static>(path: &'static str, summary: &'static str, handler: H) -> Route {
+    Route::post(path, summary, handler).gives::<schema::OrderDone>().takes::<queues::Which>().answers(StatusCode::OK)
 }
 
 /// The API and the pages.

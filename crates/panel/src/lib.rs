@@ -13,6 +13,7 @@ pub mod api;
 pub mod ca;
 pub mod clock;
 mod dkim;
+pub mod fencing;
 pub mod http;
 pub mod leaving;
 pub mod link;
@@ -38,6 +39,8 @@ pub struct Panel {
     pub live: Arc<live::Live>,
     /// Who signs the nodes' certificates.
     pub ca: Arc<ca::Ca>,
+    /// Who is being fenced.
+    pub fencing: Arc<fencing::Fencing>,
     /// Who follows the events.
     pub streams: Arc<api::Streams>,
     /// Where masters reach the panel's link; part of the join commands.

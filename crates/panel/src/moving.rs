@@ -1,8 +1,8 @@
 //! Grants that move: each goes to its next holder when the present one is at an end with it.
 //!
 //! One loop over all grants of the fleet: an event wakes it, the whole state decides. So it needs nothing to go on after the panel was
-//! started anew. A holder is at an end when its own agent has said so under the very spec that tells it to stop; a sign of life that is
-//! missing says nothing.
+//! started anew. A holder is at an end when its own agent has said so under the very spec that tells it to stop, or when it is fenced
+//! ([`crate::fencing`]); a sign of life that is missing says nothing.
 
 use crate::Panel;
 use crate::live::{Live, Seen};
@@ -45,16 +45,12 @@ fn moving(world: &World) -> impl Iterator<Item = (&Cluster, &Right, &Grant)> {
 
 async fn pass_all(store: &Store, live: &Live, world: &World) -> Result<(), StoreError> {
     let seen = live.all_seen();
-    for (cluster, right, grant) in moving(world).filter(|(c, right, grant)| is_released(world, &seen, c, right, grant))
-    {
+    for (cluster, right, grant) in moving(world) {
         let Some(to) = &grant.moving_to else { continue };
+        let Some(proof) = proof(world, &seen, cluster, right, grant) else { continue };
         let mut write = store.write(&Actor::panel()).await?;
-        let change = FleetChange::PassGrant {
-            cluster: cluster.name.clone(),
-            right: right.clone(),
-            number: grant.number,
-            proof: Proof::Released,
-        };
+        let change =
+            FleetChange::PassGrant { cluster: cluster.name.clone(), right: right.clone(), number: grant.number, proof };
         match write.apply(change) {
             Ok(()) => {}
             // It was taken back, or passed, while this waited for its turn.
@@ -71,6 +67,15 @@ async fn pass_all(store: &Store, live: &Live, world: &World) -> Result<(), Store
         write.commit().await?;
     }
     Ok(())
+}
+
+/// What shows that the holder is at an end; none while it may still use the right.
+fn proof(world: &World, seen: &BTreeMap<Name, Seen>, cluster: &Cluster, right: &Right, grant: &Grant) -> Option<Proof> {
+    let is_fenced = world.fleet.servers.get(&grant.holder).is_some_and(|holder| holder.fenced.is_some());
+    match is_fenced {
+        true => Some(Proof::Fenced),
+        false => is_released(world, seen, cluster, right, grant).then_some(Proof::Released),
+    }
 }
 
 /// Whether the holder's agent has said, under the spec that tells it to stop, that it is at an end.

@@ -4,7 +4,7 @@ use crate::ca::{self, Ca};
 use crate::link::LinkAddress;
 use crate::live::Live;
 use crate::store::{self, Actor, Adopted, Role, Store};
-use crate::{Panel, api, http, leaving, link, moving};
+use crate::{Panel, api, fencing, http, leaving, link, moving};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::io::Write as _;
@@ -171,6 +171,7 @@ pub async fn serve(
     let tidying = tokio::spawn(tidy(panel.clone()));
     let leaving = tokio::spawn(leaving::run(panel.clone()));
     let moving = tokio::spawn(moving::run(panel.clone()));
+    let returning = tokio::spawn(fencing::run(panel.clone()));
     notify("READY=1").context("telling the service manager that the panel is ready")?;
     let ended: Result<()> = tokio::select! {
         () = stop => Ok(()),
@@ -188,6 +189,9 @@ pub async fn serve(
     }
     if tokio::time::timeout(STOP_TIME_MAX, moving).await.is_err() {
         tracing::warn!("the move of a grant was broken off; it goes on when the panel is started again");
+    }
+    if tokio::time::timeout(STOP_TIME_MAX, returning).await.is_err() {
+        tracing::warn!("the end of a fence was broken off; it goes on when the panel is started again");
     }
     panel.store.close().await;
     ended
@@ -209,6 +213,7 @@ async fn open(options: &RunOptions, link_port: u16, stopping: watch::Receiver<bo
         store,
         live: Arc::new(Live::default()),
         ca: Arc::new(ca),
+        fencing: Arc::default(),
         streams: Arc::default(),
         link_address: Arc::new(link_address),
         stopping,

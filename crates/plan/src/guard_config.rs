@@ -2,7 +2,7 @@
 
 use crate::spec::MountSpec;
 use phalanx_model::Name;
-use phalanx_model::share::{Marker, mount_point};
+use phalanx_model::share::Marker;
 use serde::{Deserialize, Serialize};
 
 /// The directory at a share's root that guards write their probe files into. It is made with the share, open to all (mode 1777), since
@@ -42,7 +42,7 @@ impl GuardConfig {
         let shares = mount.into_iter().map(|mount| GuardedShare {
             share: mount.share.clone(),
             marker: mount.marker.clone(),
-            mount_point: mount_point(&mount.share),
+            mount_point: mount.mount_point(),
         });
         Self { shares: shares.collect(), keeps_mail_lookups: false }
     }

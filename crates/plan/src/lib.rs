@@ -15,6 +15,7 @@ pub mod mail;
 pub mod proxy_config;
 pub mod render;
 pub mod report;
+pub mod rights;
 pub mod score;
 pub mod session;
 pub mod spec;

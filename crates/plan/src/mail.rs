@@ -16,9 +16,8 @@ pub mod router;
 mod tests;
 
 use crate::render::Files;
-use crate::spec::NodeSpec;
-use crate::spec::Work;
 use crate::spec::mail::MailSpec;
+use crate::spec::{NodeSpec, Work, queue_mount_point};
 use crate::steps::Observed;
 use crate::steps::units::Unit;
 use phalanx_model::Right;
@@ -69,15 +68,22 @@ pub const LOGS: &str = "/var/log/phalanx";
 /// What only one node may do, and this one shall not and was seen not to: `observed` was seen after `spec` was adopted.
 pub fn released(spec: Option<&NodeSpec>, observed: &Observed) -> BTreeSet<Right> {
     let Some(NodeSpec { server, work: Work::Mail(Some(mail)), .. }) = spec else { return BTreeSet::new() };
-    let shall = mail.mailboxes.holder.as_ref().is_some_and(|holder| holder.server == *server);
-    let does = observed.mailbox_openers > 0
-        || observed.units.get(&Unit::Mailboxes).is_some_and(|seen| seen.active || seen.enabled);
-    if shall || does { BTreeSet::new() } else { BTreeSet::from([Right::Mailboxes]) }
+    let runs = |unit: Unit| observed.units.get(&unit).is_some_and(|seen| seen.active || seen.enabled);
+    let holds = mail.mailboxes.holder.as_ref().is_some_and(|holder| holder.server == *server);
+    let has_open = observed.mailbox_openers > 0 || runs(Unit::Mailboxes);
+    let mailboxes = (!holds && !has_open).then_some(Right::Mailboxes);
+    let queues = mail.all_queues.iter().filter(|of| !mail.queues.contains_key(*of)).filter(|of| {
+        let at = queue_mount_point(of);
+        let is_mounted = observed.mounts.iter().any(|seen| seen.mount_point == at);
+        let is_run = *of == server && runs(Unit::Postfix);
+        !is_mounted && !is_run && !observed.queue_users.contains(*of)
+    });
+    mailboxes.into_iter().chain(queues.cloned().map(Right::Queue)).collect()
 }
 
 /// The files of a mail node's generation.
 pub fn files(spec: &NodeSpec, mail: &MailSpec) -> Files {
-    [postfix::files(mail), dovecot::files(spec, mail), filter::files(spec, mail), router::files(spec, mail)]
+    [postfix::files(spec, mail), dovecot::files(spec, mail), filter::files(spec, mail), router::files(spec, mail)]
         .into_iter()
         .flatten()
         .collect()

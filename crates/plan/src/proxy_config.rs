@@ -145,7 +145,7 @@ impl ProxyConfig {
     /// The configuration of a web node.
     pub fn new(server: Name, web: &WebSpec) -> Self {
         let WebSpec { share, listen, extra_addresses: _, reply_routes: _, balancers, httpd_directives: _ } = web;
-        let share = share.as_ref().map(|MountSpec { share, marker, source: _, keeps_homes: _ }| {
+        let share = share.as_ref().map(|MountSpec { share, queue_of: _, marker, source: _, keeps_homes: _ }| {
             ShareCheck::new(share.clone(), marker.clone())
         });
         Self {

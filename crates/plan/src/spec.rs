@@ -5,10 +5,11 @@ pub mod mail;
 
 pub use certificate::CertificateDigest;
 
+use crate::rights::{Held, KeptRight};
 use phalanx_model::cluster::{ClusterKind, Role};
 use phalanx_model::mail::MailProtocol;
 use phalanx_model::server::InternalNet;
-use phalanx_model::share::{Marker, SharePath};
+use phalanx_model::share::{Marker, SharePath, mount_point};
 use phalanx_model::{Fleet, Name, Row, Share, ShareKind};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,17 +103,35 @@ pub struct WebSpec {
     pub httpd_directives: Vec<String>,
 }
 
-/// A share as a node mounts it.
+/// A share, or a part of it that has a mount of its own, as a node mounts it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountSpec {
     /// The share's name.
     pub share: Name,
+    /// The server whose mail queue this is; none where it is the share itself.
+    #[serde(default)]
+    pub queue_of: Option<Name>,
     /// What its marker file must hold.
     pub marker: Marker,
     /// Where from.
     pub source: MountSource,
     /// Whether this node's agent makes the homes in it (no nas cluster does).
     pub keeps_homes: bool,
+}
+
+impl MountSpec {
+    /// Where it is mounted. A server's queue has a place of its own, of a name that no share has.
+    pub fn mount_point(&self) -> String {
+        match &self.queue_of {
+            None => mount_point(&self.share),
+            Some(server) => queue_mount_point(server),
+        }
+    }
+}
+
+/// Where the queue that a server filled is mounted.
+pub fn queue_mount_point(server: &Name) -> String {
+    format!("{}queue@{server}", crate::steps::shares::MOUNTS)
 }
 
 /// Where a share is mounted from.
@@ -148,6 +167,9 @@ pub struct KeptShare {
     pub path: SharePath,
     /// The nodes that may mount it over NFS; none for a `local` share.
     pub nfs_clients: BTreeSet<Ipv4Addr>,
+    /// What only one node of a cluster may do with it, as the share tells its nodes.
+    #[serde(default)]
+    pub rights: Vec<KeptRight>,
 }
 
 /// A node of a balancer cluster.
@@ -308,7 +330,7 @@ fn mount_spec(fleet: &Fleet, share: &Share, role: Role) -> MountSpec {
         _ => MountSource::Local(share.path.clone()),
     };
     let keeps_homes = share.nas.is_none() && role == Role::Master;
-    MountSpec { share: share.name.clone(), marker: share.marker.clone(), source, keeps_homes }
+    MountSpec { share: share.name.clone(), queue_of: None, marker: share.marker.clone(), source, keeps_homes }
 }
 
 fn nas_spec(fleet: &Fleet, nas: &Name) -> NasSpec {
@@ -317,12 +339,33 @@ fn nas_spec(fleet: &Fleet, nas: &Name) -> NasSpec {
         let nfs_clients = match share.kind {
             ShareKind::Local => BTreeSet::new(),
             ShareKind::NfsManaged => {
-                clients.flat_map(|c| c.nodes()).map(|(node, _, _)| fleet.servers[node].address.ip).collect()
+                let nodes = clients.flat_map(|c| c.nodes()).map(|(node, _, _)| &fleet.servers[node]);
+                nodes.filter(|server| server.fenced.is_none()).map(|server| server.address.ip).collect()
             }
         };
-        KeptShare { share: share.name.clone(), marker: share.marker.clone(), path: share.path.clone(), nfs_clients }
+        KeptShare {
+            share: share.name.clone(),
+            marker: share.marker.clone(),
+            path: share.path.clone(),
+            nfs_clients,
+            rights: kept_rights(fleet, share),
+        }
     });
     NasSpec { shares: kept.collect() }
+}
+
+/// What a share tells the nodes of the clusters that mount it.
+fn kept_rights(fleet: &Fleet, share: &Share) -> Vec<KeptRight> {
+    let clusters = fleet.clusters.values().filter(|cluster| cluster.share.as_ref() == Some(&share.name));
+    let grants = clusters.flat_map(|cluster| cluster.grants.iter().map(move |(right, grant)| (cluster, right, grant)));
+    let kept = grants.map(|(cluster, right, grant)| {
+        let (cluster, right, holder) = (cluster.name.clone(), right.clone(), grant.holder.clone());
+        // A holder that is to let go keeps its way to the queue until it has.
+        let server = fleet.servers.get(&holder).filter(|server| server.fenced.is_none());
+        let address = server.map(|server| server.address.ip).filter(|_| share.kind == ShareKind::NfsManaged);
+        KeptRight { held: Held { cluster, right, holder, number: grant.number }, address }
+    });
+    kept.collect()
 }
 
 fn balancer_spec(fleet: &Fleet, balancer: &Name) -> BalancerSpec {

@@ -26,10 +26,12 @@ pub use marks::Marks;
 pub use observed::Observed;
 
 use crate::render::Files;
+use crate::rights::KeptRight;
 use crate::spec::{KeptShare, MountSpec};
 use network::{Route, RouteRule};
 use phalanx_model::Name;
 use phalanx_model::server::InternalNet;
+use phalanx_model::share::SharePath;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddrV4;
 use units::Unit;
@@ -62,6 +64,19 @@ pub enum Phase {
 pub enum Step {
     /// Make a share that this machine keeps: its directory, the homes' directory and the marker file.
     KeepShare(KeptShare),
+    /// Have a share tell its nodes who has which right, with the directories that these are about.
+    TellRights {
+        /// Where the share lies.
+        path: SharePath,
+        /// What it shall tell.
+        rights: Vec<KeptRight>,
+    },
+    /// Mount a queue's directory onto itself where the share is kept: the kernel's NFS server takes a directory within an export for an
+    /// export of its own only where a mount begins.
+    BindQueue {
+        /// The directory.
+        directory: String,
+    },
     /// Take away the upper mount of a mount point, because another belongs there.
     Unmount {
         /// The mount point.
@@ -223,7 +238,12 @@ impl Step {
     /// When its turn is.
     pub fn phase(&self) -> Phase {
         match self {
-            Self::KeepShare(_) | Self::Unmount { .. } | Self::SealMountPoint { .. } | Self::Mount(_) => Phase::Mounts,
+            Self::KeepShare(_)
+            | Self::TellRights { .. }
+            | Self::BindQueue { .. }
+            | Self::Unmount { .. }
+            | Self::SealMountPoint { .. }
+            | Self::Mount(_) => Phase::Mounts,
             Self::SetSysctl { .. } | Self::AddAddress { .. } | Self::SetRoute(_) | Self::AddRule(_) => Phase::Addresses,
             Self::Stage { .. } => Phase::Stage,
             Self::Validate { .. } => Phase::Validate,
@@ -271,6 +291,8 @@ impl Step {
     pub fn name(&self) -> &'static str {
         match self {
             Self::KeepShare(_) => "keep-share",
+            Self::TellRights { .. } => "tell-rights",
+            Self::BindQueue { .. } => "bind-queue",
             Self::Unmount { .. } => "unmount",
             Self::SealMountPoint { .. } => "seal-mount-point",
             Self::Mount(_) => "mount",

@@ -2,22 +2,26 @@
 
 use super::{CHECK_LIMIT, refusal};
 use anyhow::Context;
+use phalanx_host::atomic::{self, Access};
 use phalanx_host::generation::Seen;
 use phalanx_host::{command, generation};
 use phalanx_plan::mail::{dovecot, filter, postfix};
 use std::path::Path;
+
+const MAIN_CF: &str = "main.cf";
+const MASTER_CF: &str = "master.cf";
+/// Where the copy lies that Postfix' checker reads.
+const CHECKED: &str = "/run/phalanx/postfix-check";
 
 /// Has Postfix, Dovecot and Rspamd read their files.
 pub(super) async fn check(directory: &Path) -> anyhow::Result<Option<String>> {
     let at = |name: &str| directory.join(name).to_string_lossy().into_owned();
     let root = directory.ancestors().nth(2).context("a generation lies below the store's root")?;
     let seen = generation::Store::new(root).observe()?;
-    let postfix = at(postfix::DIRECTORY);
-    // Its checker looks at the queue, too.
-    for place in [postfix::QUEUE, postfix::DATA] {
-        std::fs::create_dir_all(place).with_context(|| format!("{place} can't be made"))?;
+    if let Some(words) = check_postfixes(directory).await? {
+        return Ok(Some(words));
     }
-    let mut checks = vec![("postfix", vec!["-c".to_owned(), postfix.clone(), "check".into()])];
+    let mut checks = Vec::new();
     // Rspamd's checker takes seconds, since it loads all rules.
     if !is_live(&seen, directory, filter::DIRECTORY) {
         let own = format!("--var=LOCAL_CONFDIR={}", at(filter::DIRECTORY));
@@ -34,9 +38,55 @@ pub(super) async fn check(directory: &Path) -> anyhow::Result<Option<String>> {
             return Ok(Some(format!("{program}: {words}")));
         }
     }
+    Ok(None)
+}
+
+/// Has Postfix read the configuration of each queue that the node runs.
+async fn check_postfixes(directory: &Path) -> anyhow::Result<Option<String>> {
+    let adopted = directory.join(postfix::ADOPTED);
+    let adopted = match std::fs::read_dir(&adopted) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => vec![],
+        entries => entries
+            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>())
+            .with_context(|| format!("{} can't be listed", adopted.display()))?,
+    };
+    for of_queue in std::iter::once(directory.join(postfix::DIRECTORY)).chain(adopted) {
+        if of_queue.join(MAIN_CF).exists()
+            && let Some(words) = check_postfix(&of_queue).await?
+        {
+            return Ok(Some(format!("postfix: {words}")));
+        }
+    }
+    Ok(None)
+}
+
+/// Its checker looks at the queue, too, and makes what is missing there. The queue itself may be on a share that hangs, or another
+/// node's still: the checker gets a copy of the configuration with a queue of this machine's own.
+async fn check_postfix(of_queue: &Path) -> anyhow::Result<Option<String>> {
+    for place in [postfix::QUEUE, postfix::DATA] {
+        std::fs::create_dir_all(place).with_context(|| format!("{place} can't be made"))?;
+    }
+    let copy = Path::new(CHECKED);
+    atomic::remove(copy)?;
+    std::fs::create_dir_all(copy).with_context(|| format!("{CHECKED} can't be made"))?;
+    let read = |name: &str| {
+        let path = of_queue.join(name);
+        std::fs::read_to_string(&path).with_context(|| format!("{} can't be read", path.display()))
+    };
+    let line = |line: &str| match line.split_once(" = ") {
+        Some(("queue_directory", _)) => format!("queue_directory = {}\n", postfix::QUEUE),
+        _ => format!("{line}\n"),
+    };
+    let main_cf: String = read(MAIN_CF)?.lines().map(line).collect();
+    for (name, text) in [(MAIN_CF, main_cf), (MASTER_CF, read(MASTER_CF)?)] {
+        atomic::replace(&copy.join(name), text.as_bytes(), Access::PUBLIC)?;
+    }
+    if let Some(words) = refusal(command::succeed("postfix", &["-c", CHECKED, "check"], CHECK_LIMIT).await)? {
+        return Ok(Some(words));
+    }
     // Postfix takes names that it does not know for a customer's own; here each is a mistake. What else it warns of are the look-ups'
     // files, which it looks for where they will be.
-    let said = command::run("postconf", &["-c", &postfix, "-nf"], CHECK_LIMIT).await?.stderr;
+    let said = command::run("postconf", &["-c", CHECKED, "-nf"], CHECK_LIMIT).await?.stderr;
     let is_refusal = |line: &&str| line.contains("unused parameter") || line.contains("fatal:");
     let words: Vec<&str> = said.lines().filter(is_refusal).collect();
     Ok((!words.is_empty()).then(|| words.join("\n")))

@@ -3,6 +3,7 @@
 use super::{watch_over, wire};
 use crate::keep;
 use crate::node::{Node, Order};
+use crate::queue;
 use anyhow::{Context, bail};
 use phalanx_plan::session::{Command, DownMessage, Follower, FollowerEffect, Place, UpMessage};
 use rustls_pki_types::ServerName;
@@ -187,7 +188,11 @@ impl Connection<'_> {
     fn carry_out(&self, number: u64, command: Command) {
         let (node, results) = (self.node.clone(), self.results.clone());
         tokio::spawn(async move {
-            let result = once(&node, number, command).await;
+            let result = match &command {
+                // Asked twice, it does no harm, and what it answers may be long.
+                Command::Queue { of, act } => queue::act(node.spec().as_ref(), of, act).await,
+                Command::Rollback { .. } | Command::Reconcile => once(&node, number, command).await,
+            };
             let message = UpMessage::CommandDone { number, server: node.identity.server.clone(), result };
             if results.send(message).await.is_err() {
                 tracing::debug!(

@@ -141,6 +141,13 @@ pub struct GuardArgs {
     number: Option<u64>,
 }
 
+/// The question for a right.
+#[derive(Debug, Args)]
+pub struct HoldsArgs {
+    /// mailboxes, queue-SERVER, or own-queue
+    right: phalanx_agent::holds::Question,
+}
+
 /// Makes or runs the panel.
 pub fn panel(command: PanelCommand, json: bool) -> Result<(), Failure> {
     match command {
@@ -223,6 +230,11 @@ pub fn guard(args: GuardArgs) -> Result<ExitCode, Failure> {
         }
         _ => block_on(phalanx_agent::guard::run(&config)).map(|()| ExitCode::SUCCESS),
     }
+}
+
+/// Asks the share whether this node may use a right.
+pub fn holds(HoldsArgs { right }: HoldsArgs) -> Result<(), Failure> {
+    Ok(phalanx_agent::holds::holds(&phalanx_agent::holds::config(), &right)?)
 }
 
 /// Runs a future to its end on a runtime of its own.

@@ -6,7 +6,7 @@ use crate::render::table::Column;
 use crate::render::text::{cell, printable};
 use crate::session::Session;
 use clap::Subcommand;
-use phalanx_model::server::InternalNet;
+use phalanx_model::server::{FenceDriver, InternalNet};
 use phalanx_model::{ClusterKind, Name};
 use serde_json::{Value, json};
 
@@ -73,14 +73,52 @@ pub enum ServerCommand {
         /// The server
         name: Name,
     },
-    /// Change a server's internal address
-    #[command(after_help = "Example:\n  phalanx server change web1 --address 10.9.0.41/24")]
+    /// Change a server's internal address, or how it is fenced
+    #[command(after_help = "\
+A fence makes sure that a server which can't be asked any more does no harm. `command:PROGRAM` names a program in
+/etc/phalanx/fence on the panel's machine; it is called as `PROGRAM off SERVER ADDRESS`, then as `PROGRAM status SERVER
+ADDRESS`, which must print `off`.
+
+Examples:
+  phalanx server change web1 --address 10.9.0.41/24
+  phalanx server change mail2 --fence command:power-switch
+  phalanx server change mail2 --fence manual")]
     Change {
         /// The server
         name: Name,
         /// The new internal address, with its prefix length
         #[arg(long, value_name = "IP/LEN")]
-        address: InternalNet,
+        address: Option<InternalNet>,
+        /// How it is fenced: manual (a person's word), or command:PROGRAM
+        #[arg(long, value_name = "DRIVER")]
+        fence: Option<FenceDriver>,
+    },
+    /// Make sure that a server which can't be asked any more does no harm, so that what it alone had can move
+    #[command(after_help = "\
+Its driver says how: a program switches it off and sees that it is off, or you have done so, and say it in these words.
+The server takes part again when its machine was started anew.
+
+Examples:
+  phalanx server fence mail2
+  phalanx server fence mail2 --confirm 'mail2 is switched off'")]
+    Fence {
+        /// The server
+        name: Name,
+        /// Where a person's word fences it: "SERVER is switched off"
+        #[arg(long, value_name = "WORDS")]
+        confirm: Option<String>,
+        /// Also if it reports, and so could let go of what it has by itself
+        #[arg(long)]
+        anyway: bool,
+    },
+    /// Let a fenced server take part again, where the panel can't tell by itself that its machine was started anew
+    #[command(after_help = "Example:\n  phalanx server unfence mail2 --confirm 'mail2 was started anew'")]
+    Unfence {
+        /// The server
+        name: Name,
+        /// "SERVER was started anew"
+        #[arg(long, value_name = "WORDS")]
+        confirm: String,
     },
     /// Remove a server that is in no cluster
     Remove {
@@ -129,8 +167,19 @@ pub fn run(command: ServerCommand, session: &Session) -> Result<(), Failure> {
         }
         ServerCommand::List(args) => SERVER.list(session, &args, ""),
         ServerCommand::Show { name } => SERVER.show(session, name.as_str()),
-        ServerCommand::Change { name, address } => {
-            SERVER.change(session, name.as_str(), |_| Ok(json!({"address": address})))
+        ServerCommand::Change { name, address, fence } => SERVER.change(session, name.as_str(), |_| {
+            Ok(super::resource::without_nulls(&json!({"address": address, "fence": fence})))
+        }),
+        ServerCommand::Fence { name, confirm, anyway } => {
+            let body = json!({"confirmation": confirm, "anyway": anyway});
+            let body = super::resource::without_nulls(&body);
+            let fenced = session.client.post_slowly(&format!("/servers/{name}/fence"), &body)?.body;
+            session.show(&fenced, |_| format!("{name} is fenced.\n"))
+        }
+        ServerCommand::Unfence { name, confirm } => {
+            let body = json!({"confirmation": confirm});
+            let server = session.client.post(&format!("/servers/{name}/unfence"), &body)?.body;
+            session.show(&server, |_| format!("{name} takes part again.\n"))
         }
         ServerCommand::Remove { name } => SERVER.remove(session, name.as_str(), ""),
         ServerCommand::Token { name } => token(session, &name),

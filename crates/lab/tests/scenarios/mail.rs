@@ -1,6 +1,8 @@
 //! The mail cluster on the real daemons: what it is for, what of it needs nobody else, how soon changes count, what moves its mailboxes.
 
 mod flow;
+mod one_node;
+mod queues;
 
 use anyhow::{Context, Result, ensure};
 use flow::{Flow, TAKEN, refused, send};

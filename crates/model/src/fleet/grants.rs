@@ -3,6 +3,7 @@
 use super::{Fleet, exists, not_in_cluster};
 use crate::cluster::{Cluster, ClusterKind};
 use crate::grant::Proof;
+use crate::server::Fenced;
 use crate::{Grant, Name, Refusal, Right, Rule};
 use std::collections::BTreeMap;
 
@@ -12,8 +13,35 @@ impl Fleet {
         if found.role_of(&to).is_none() {
             return Err(not_in_cluster(cluster, &to));
         }
-        let asked = grant(found, right)?.ask(to);
+        let grant = grant(found, right)?;
+        if grant.holder != to && self.servers[&to].fenced.is_some() {
+            return Err(Refusal::new(
+                Rule::GrantMovesByProof,
+                format!("server {to} is fenced and takes part in nothing until its machine is started anew"),
+                "start its machine, or name another node",
+            ));
+        }
+        let asked = grant.ask(to);
         self.set_grant(cluster, right, asked);
+        Ok(())
+    }
+
+    pub(super) fn fence(&mut self, server: &Name, fenced: Fenced) -> Result<(), Refusal> {
+        exists(&self.servers, "server", server)?;
+        self.servers.get_mut(server).expect("looked up above").fenced = Some(fenced);
+        Ok(())
+    }
+
+    /// What only this server filled comes home with it: its queue, if another node has adopted that.
+    pub(super) fn unfence(&mut self, server: &Name) -> Result<(), Refusal> {
+        exists(&self.servers, "server", server)?;
+        self.servers.get_mut(server).expect("looked up above").fenced = None;
+        let own = Right::Queue(server.clone());
+        let cluster = self.membership(server).map(|(cluster, _)| cluster);
+        let Some((cluster, grant)) = cluster.and_then(|c| Some((c.name.clone(), c.grants.get(&own)?.clone()))) else {
+            return Ok(());
+        };
+        self.set_grant(&cluster, &own, grant.ask(server.clone()));
         Ok(())
     }
 
@@ -25,6 +53,14 @@ impl Fleet {
         proof: Proof,
     ) -> Result<(), Refusal> {
         let grant = grant(exists(&self.clusters, "cluster", cluster)?, right)?;
+        let is_fenced = self.servers.get(&grant.holder).is_some_and(|holder| holder.fenced.is_some());
+        if proof == Proof::Fenced && !is_fenced {
+            return Err(Refusal::new(
+                Rule::GrantMovesByProof,
+                format!("server {}, which has {right} of cluster {cluster}, is not fenced", grant.holder),
+                format!("see to it that it does no more harm: phalanx server fence {}", grant.holder),
+            ));
+        }
         let Some(passed) = grant.pass(number, proof) else {
             let detail = match &grant.moving_to {
                 None => format!("{right} of cluster {cluster} stay with {}; nobody asked for a move", grant.holder),
@@ -64,33 +100,34 @@ pub(super) fn first(cluster: &Cluster) -> BTreeMap<Right, Grant> {
     rights.into_iter().map(|right| (right, Grant::first(master.clone()))).collect()
 }
 
-/// A new slave gets its own queue. One that was here before has had it under lower numbers.
+/// A new slave gets its own queue. One that was here before gets back what it left, from the node that has it.
 pub(super) fn welcome(cluster: &mut Cluster, server: &Name) {
     if cluster.kind != ClusterKind::Mail {
         return;
     }
-    let number = cluster.grants.get(&Right::Queue(server.clone())).map_or(1, |before| before.number + 1);
-    let grant = Grant { number, ..Grant::first(server.clone()) };
-    cluster.grants.insert(Right::Queue(server.clone()), grant);
+    let own = Right::Queue(server.clone());
+    let grant = match cluster.grants.get(&own) {
+        Some(left) => left.ask(server.clone()),
+        None => Grant::first(server.clone()),
+    };
+    cluster.grants.insert(own, grant);
 }
 
-/// Whether a slave may go: it neither has nor gets what only one may have, but for its own queue.
+/// Whether a slave may go: it neither has nor gets what only one may have. Its queue, too, may hold mail that was answered with 250.
 pub(super) fn is_free(cluster: &Cluster, server: &Name) -> Result<(), Refusal> {
-    let concerns = |grant: &Grant| grant.holder == *server || grant.moving_to.as_ref() == Some(server);
-    let own = Right::Queue(server.clone());
-    for (right, grant) in cluster.grants.iter().filter(|(_, grant)| concerns(grant)) {
-        let stays_its_own = *right == own && grant.is_usable_by(server);
-        if !stays_its_own {
-            let detail = match &grant.moving_to {
-                Some(to) => format!("{right} of cluster {} are moving from {} to {to}", cluster.name, grant.holder),
-                None => format!("server {server} holds {right} of cluster {}", cluster.name),
-            };
-            let hint =
-                format!("move it to another node: phalanx cluster move-grant {} {right} --to NODE", cluster.name);
-            return Err(Refusal::new(Rule::InUseIsNotRemoved, detail, hint));
+    let concerns = |grant: &&Grant| grant.holder == *server || grant.moving_to.as_ref() == Some(server);
+    let Some((right, grant)) = cluster.grants.iter().find(|(_, grant)| concerns(grant)) else { return Ok(()) };
+    let detail = match &grant.moving_to {
+        Some(to) => format!("{right} of cluster {} goes from {} to {to}", cluster.name, grant.holder),
+        None => format!("server {server} holds {right} of cluster {}", cluster.name),
+    };
+    let hint = match right {
+        Right::Mailboxes => {
+            format!("move it to another node: phalanx cluster move-grant {} {right} --to NODE", cluster.name)
         }
-    }
-    Ok(())
+        Right::Queue(of) => format!("let another node have it: phalanx queue adopt {of} --to NODE"),
+    };
+    Err(Refusal::new(Rule::InUseIsNotRemoved, detail, hint))
 }
 
 /// Whether what only mail clusters have is there, and only there.

@@ -11,7 +11,7 @@ fn name(text: &str) -> Name {
 }
 
 fn server(text: &str, kind: ClusterKind, last: u8) -> Server {
-    Server { name: name(text), kind, address: format!("10.9.0.{last}/24").parse().expect("an address") }
+    Server::new(name(text), kind, format!("10.9.0.{last}/24").parse().expect("an address"))
 }
 
 fn cluster(text: &str, kind: ClusterKind, master: &str) -> Cluster {
@@ -303,12 +303,53 @@ fn mailboxes_move_by_proof_and_queues_belong_to_who_filled_them() {
     assert_eq!(fleet.apply(leave.clone()).expect_err("it has the mailboxes").rule, Rule::InUseIsNotRemoved);
     fleet.apply(ask("mail1")).expect("asked");
     fleet.apply(pass(2)).expect("released");
+    let refused = fleet.apply(leave.clone()).expect_err("its queue may hold mail");
+    assert!(refused.hint.contains("phalanx queue adopt mail2"), "{refused:?}");
+    fleet.apply(ask_queue("mail1")).expect("asked");
+    fleet.apply(pass_queue(1, Proof::Released)).expect("released");
     fleet.apply(leave).expect("nothing holds it");
     let back =
         FleetChange::AddSlave { cluster: name("mail"), server: name("mail2"), settings: NodeSettings::default() };
     fleet.apply(back).expect("it comes back");
-    assert_eq!(grants(&fleet)[&Right::Queue(name("mail2"))].number, 2, "a number is never used twice");
+    let queue = grants(&fleet)[&Right::Queue(name("mail2"))].clone();
+    assert!(
+        queue.holder == name("mail1") && queue.moving_to == Some(name("mail2")),
+        "it comes back by a release: {queue:?}"
+    );
     assert_eq!(fleet.apply(ask("web1")).expect_err("no node").rule, Rule::ReferenceExists);
+}
+
+fn ask_queue(to: &str) -> FleetChange {
+    FleetChange::AskGrant { cluster: name("mail"), right: Right::Queue(name("mail2")), to: name(to) }
+}
+
+fn pass_queue(number: u64, proof: Proof) -> FleetChange {
+    FleetChange::PassGrant { cluster: name("mail"), right: Right::Queue(name("mail2")), number, proof }
+}
+
+#[test]
+fn what_a_fenced_server_had_moves_and_comes_home_when_it_is_back() {
+    let mut fleet = with_mail();
+    let queue = |fleet: &Fleet| fleet.clusters["mail"].grants[&Right::Queue(name("mail2"))].clone();
+    let fence = FleetChange::Fence { server: name("mail2"), fenced: Fenced { boot: None } };
+    fleet.apply(ask_queue("mail1")).expect("asked");
+    let refused = fleet.apply(pass_queue(1, Proof::Fenced)).expect_err("nobody fenced it");
+    assert!(refused.rule == Rule::GrantMovesByProof && refused.hint.contains("server fence mail2"), "{refused:?}");
+    fleet.apply(fence).expect("fenced");
+    fleet.apply(pass_queue(1, Proof::Fenced)).expect("it moves");
+    assert!(queue(&fleet).is_usable_by(&name("mail1")) && queue(&fleet).number == 2);
+    for ask in [ask("mail2"), ask_queue("mail2")] {
+        assert_eq!(fleet.apply(ask).expect_err("it is fenced").rule, Rule::GrantMovesByProof);
+    }
+    // A change of the server does not end the fence.
+    let server = Server { fenced: None, ..fleet.servers["mail2"].clone() };
+    fleet.apply(FleetChange::ChangeServer { server }).expect("changed");
+    assert!(fleet.servers["mail2"].fenced.is_some());
+    fleet.apply(FleetChange::Unfence { server: name("mail2") }).expect("back");
+    assert_eq!(queue(&fleet).moving_to, Some(name("mail2")), "mail1 lets go of it first");
+    fleet.apply(pass_queue(2, Proof::Released)).expect("released");
+    assert!(queue(&fleet).is_usable_by(&name("mail2")) && queue(&fleet).number == 3);
+    assert!(fleet.apply(FleetChange::Unfence { server: name("nobody") }).is_err());
 }
 
 #[test]

@@ -12,8 +12,10 @@ use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 mod mail;
+mod queue;
 
 pub use mail::{MailAlias, MailDomain, MailDomainInFull, Mailbox};
+pub use queue::{Queue, QueueInFull};
 
 /// What a server or cluster does for a living.
 #[derive(ToSchema)]
@@ -48,6 +50,10 @@ pub struct Server {
     kind: ClusterKind,
     /// Its internal address with the prefix length.
     address: String,
+    /// How it is fenced: manual, or command:PROGRAM.
+    fence: String,
+    /// Set from when it was fenced until its machine was started anew.
+    fenced: Option<Fenced>,
     /// Who may manage it.
     owner: String,
     /// Its version, as in the ETag header: send it back in If-Match.
@@ -60,6 +66,13 @@ pub struct Server {
     /// Set while it leaves its cluster.
     leaving: Option<Leaving>,
     state: ServerState,
+}
+
+/// That a server was fenced.
+#[derive(ToSchema)]
+pub struct Fenced {
+    /// The boot that it was fenced in; null where none was heard of.
+    boot: Option<String>,
 }
 
 /// What is known of a server now.
@@ -100,6 +113,8 @@ pub struct Report {
     backends: Vec<Backend>,
     /// Package to version.
     versions: BTreeMap<String, String>,
+    /// What only one node may do, and this one was seen not to be doing: right to the spec under which it shall not.
+    released: BTreeMap<String, Position>,
     /// Versions of PHP that accounts can have here; null where the node has not said.
     php: Option<Vec<String>>,
 }

@@ -6,6 +6,7 @@ use super::problem::{Problem, Reply};
 use super::request::{Ask, At, IfMatch, JsonBody, named};
 use crate::Panel;
 use crate::clock::rfc3339;
+use crate::fencing::{self, Asked, FenceError};
 use crate::leaving;
 use crate::live::{CommandError, Seen, node_state};
 use crate::store::{Actor, Kind, World};
@@ -13,7 +14,7 @@ use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use phalanx_model::server::InternalNet;
+use phalanx_model::server::{FenceDriver, InternalNet, confirmation};
 use phalanx_model::{ClusterKind, FleetChange, Name, Refusal, Role, Rule, Server};
 use phalanx_plan::session::Command;
 use serde::Deserialize;
@@ -40,13 +41,38 @@ pub struct NewServer {
     address: InternalNet,
 }
 
-/// A change of a server.
+/// A change of a server. What is absent stays.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServerPatch {
     /// Its new internal address.
-    #[schema(value_type = String)]
-    address: InternalNet,
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    address: Option<InternalNet>,
+    /// How it is fenced: manual, or command:PROGRAM.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    fence: Option<FenceDriver>,
+}
+
+/// That a server shall be fenced.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Fence {
+    /// Where a person's word is what fences it: "SERVER is switched off".
+    #[serde(default)]
+    confirmation: Option<String>,
+    /// Also if it reports, and so could let go by itself.
+    #[serde(default)]
+    anyway: bool,
+}
+
+/// That a fenced server may take part again.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Unfence {
+    /// "SERVER was started anew".
+    confirmation: String,
 }
 
 /// Back to an earlier generation of configuration files.
@@ -113,7 +139,7 @@ pub(super) async fn add(
 ) -> Reply {
     let NewServer { name, kind, address } = new;
     let mut write = panel.store.write(&actor).await?;
-    write.apply(FleetChange::AddServer { server: Server { name: name.clone(), kind, address } })?;
+    write.apply(FleetChange::AddServer { server: Server::new(name.clone(), kind, address) })?;
     let world = write.commit().await?;
     let (version, body) = show(&panel, &world, &name).await?;
     Ok(created("/servers", &name, version, body))
@@ -129,13 +155,15 @@ pub(super) async fn change(
     Extension(actor): Extension<Actor>,
     At(name): At<String>,
     IfMatch(version): IfMatch,
-    JsonBody(ServerPatch { address }): JsonBody<ServerPatch>,
+    JsonBody(ServerPatch { address, fence }): JsonBody<ServerPatch>,
 ) -> Reply {
     let name: Name = named("server", &name)?;
     let mut write = panel.store.write(&actor).await?;
     write.expect(Kind::Server, &name, version)?;
-    let kind = write.fleet().servers.get(&name).ok_or_else(|| Problem::unknown("server", name.as_str()))?.kind;
-    write.apply(FleetChange::ChangeServer { server: Server { name: name.clone(), kind, address } })?;
+    let mut server = write.fleet().servers.get(&name).ok_or_else(|| Problem::unknown("server", name.as_str()))?.clone();
+    server.address = address.unwrap_or(server.address);
+    server.fence = fence.unwrap_or(server.fence);
+    write.apply(FleetChange::ChangeServer { server })?;
     let world = write.commit().await?;
     let (version, body) = show(&panel, &world, &name).await?;
     Ok(one(StatusCode::OK, version, body))
@@ -155,6 +183,79 @@ pub(super) async fn remove(
     panel.live.end(&name, &format!("server {name} was removed from the fleet"));
     panel.live.retain(|server| world.fleet.servers.contains_key(server));
     Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn fence(
+    State(panel): State<Panel>,
+    Extension(actor): Extension<Actor>,
+    At(name): At<String>,
+    JsonBody(Fence { confirmation, anyway }): JsonBody<Fence>,
+) -> Reply {
+    let name: Name = named("server", &name)?;
+    have_fenced(&panel, &actor, &name, Asked { confirmation, anyway }).await?;
+    let (version, body) = show(&panel, &panel.store.world(), &name).await?;
+    Ok(one(StatusCode::OK, version, body))
+}
+
+/// Fences a server. It goes on when the asker has left: a machine that is half off helps nobody.
+pub(super) async fn have_fenced(panel: &Panel, actor: &Actor, name: &Name, asked: Asked) -> Reply<()> {
+    let (panel, actor, server) = (panel.clone(), actor.clone(), name.clone());
+    match tokio::spawn(async move { fencing::fence(&panel, &actor, &server, &asked).await }).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(not_fenced(name, error)),
+        Err(error) => Err(Problem::internal(&error)),
+    }
+}
+
+fn not_fenced(name: &Name, error: FenceError) -> Problem {
+    let detail = error.to_string();
+    let refused =
+        |kind: &str, hint: String| Problem::new(StatusCode::CONFLICT, kind, "The server was not fenced", detail, hint);
+    match error {
+        FenceError::Unknown(name) => Problem::unknown("server", name.as_str()),
+        FenceError::Store(error) => error.into(),
+        FenceError::Lives { .. } => refused(
+            "still-alive",
+            format!(
+                "move what it has, without a fence: phalanx cluster move-grant, phalanx queue adopt; to fence it all the same: phalanx server \
+                 fence {name} --anyway"
+            ),
+        ),
+        FenceError::NotConfirmed(_) => refused(
+            "not-confirmed",
+            format!(
+                "switch its machine off, or cut it off from power, see with your own eyes that it is off, then say so: --confirm '{}'. While it \
+                 runs, two servers would write to the same mail",
+                confirmation(name)
+            ),
+        ),
+        FenceError::Busy(_) => refused("busy", "wait for it: phalanx server show".to_owned()),
+        FenceError::Program(_) => refused(
+            "fence-failed",
+            format!(
+                "mend the program or what it speaks to; or fence by hand: phalanx server change {name} --fence manual"
+            ),
+        ),
+    }
+}
+
+pub(super) async fn unfence(
+    State(panel): State<Panel>,
+    Extension(actor): Extension<Actor>,
+    At(name): At<String>,
+    JsonBody(Unfence { confirmation }): JsonBody<Unfence>,
+) -> Reply {
+    let name: Name = named("server", &name)?;
+    let wanted = format!("{name} was started anew");
+    if confirmation != wanted {
+        return Err(Problem::invalid("confirmation", format!("it must be {wanted:?}, once its machine was")));
+    }
+    if !panel.store.world().fleet.servers.contains_key(&name) {
+        return Err(Problem::unknown("server", name.as_str()));
+    }
+    fencing::unfence(&panel.store, &actor, &name, "a person has said that its machine was started anew").await?;
+    let (version, body) = show(&panel, &panel.store.world(), &name).await?;
+    Ok(one(StatusCode::OK, version, body))
 }
 
 pub(super) async fn join_token(
@@ -207,7 +308,7 @@ pub(super) async fn reconcile(
 }
 
 /// Orders something from a node, through its master, and waits for what comes of it.
-async fn order(panel: &Panel, actor: &Actor, name: &Name, command: Command) -> Reply<String> {
+pub(super) async fn order(panel: &Panel, actor: &Actor, name: &Name, command: Command) -> Reply<String> {
     let world = panel.store.world();
     if !world.fleet.servers.contains_key(name) {
         return Err(Problem::unknown("server", name.as_str()));

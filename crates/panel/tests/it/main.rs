@@ -3,6 +3,7 @@
 mod api;
 mod backup;
 mod document;
+mod fencing;
 mod follower;
 mod hostile;
 mod leaving;

@@ -11,14 +11,18 @@
 use super::lookup::{self, RECIPIENTS};
 use super::{LOGS, port};
 use crate::render::Files;
-use crate::spec::mail::MailSpec;
+use crate::spec::NodeSpec;
+use crate::spec::mail::{MailSpec, QueueSpec};
 use crate::steps::desired::LIVE;
+use phalanx_model::Name;
 use phalanx_model::mail::MailProtocol;
 use std::fmt::Write as _;
 
 /// The directory below the live generation that is Postfix' configuration directory.
 pub const DIRECTORY: &str = "postfix";
-/// Where a node's own queue lies.
+/// The directory below the live generation with a configuration for each queue that the node has adopted, by server.
+pub const ADOPTED: &str = "adopted";
+/// Where a node's own queue lies if its cluster has no share; checkers look at it, wherever the queue is.
 pub const QUEUE: &str = "/var/lib/phalanx/queue";
 /// Where its daemons keep what is theirs alone.
 pub const DATA: &str = "/var/lib/phalanx/postfix";
@@ -29,16 +33,41 @@ pub const LOGIN_SOCKET: &str = "/run/phalanx/logins/postfix";
 const LATER: &str = "/^550[ -]5\\.1\\.1(.*)/ 450 4.1.1$1\n/^552[ -]5\\.2\\.2(.*)/ 452 4.2.2$1\n";
 
 /// Its files.
-pub fn files(mail: &MailSpec) -> Files {
-    let mut files = Files::from([
-        (format!("{DIRECTORY}/main.cf"), main_cf(mail)),
-        (format!("{DIRECTORY}/master.cf"), master_cf(mail)),
-        (format!("{DIRECTORY}/lmtp_replies"), LATER.to_owned()),
-    ]);
+pub fn files(spec: &NodeSpec, mail: &MailSpec) -> Files {
+    let mut files = Files::from([(format!("{DIRECTORY}/lmtp_replies"), LATER.to_owned())]);
+    for (of, queue) in &mail.queues {
+        let (directory, instance) = match *of == spec.server {
+            true => (DIRECTORY.to_owned(), Instance::own(queue)),
+            false => (format!("{ADOPTED}/{of}"), Instance::adopted(of, queue)),
+        };
+        files.insert(format!("{directory}/main.cf"), main_cf(mail, &instance));
+        files.insert(format!("{directory}/master.cf"), master_cf(mail, &instance));
+    }
     for (name, query) in MAPS {
         files.insert(format!("{DIRECTORY}/{name}.cf"), format!("dbpath = {RECIPIENTS}\nquery = {query}\n"));
     }
     files
+}
+
+/// A running Postfix.
+struct Instance {
+    /// What its log lines begin with, and what it is called among Postfixes.
+    name: String,
+    queue: String,
+    data: String,
+    /// Whether it takes mail from others. One that only empties a queue that it has adopted does not.
+    takes_mail: bool,
+}
+
+impl Instance {
+    fn own(queue: &QueueSpec) -> Self {
+        Self { name: "phalanx-postfix".into(), queue: queue.directory(), data: DATA.into(), takes_mail: true }
+    }
+
+    fn adopted(of: &Name, queue: &QueueSpec) -> Self {
+        let (name, data) = (format!("phalanx-postfix-queue-{of}"), format!("{DATA}-queue-{of}"));
+        Self { name, queue: queue.directory(), data, takes_mail: false }
+    }
 }
 
 /// The look-ups, each in a file of its own (sqlite_table(5)).
@@ -74,18 +103,18 @@ impl MainCf {
     }
 }
 
-fn main_cf(mail: &MailSpec) -> String {
+fn main_cf(mail: &MailSpec, instance: &Instance) -> String {
     let host = &mail.host_name;
     let mut cf = MainCf("# Written by phalanx; see postconf(5).\n".to_owned());
     cf.set("compatibility_level", "3.6");
-    cf.set("queue_directory", QUEUE);
-    cf.set("data_directory", DATA);
+    cf.set("queue_directory", &instance.queue);
+    cf.set("data_directory", &instance.data);
     cf.set("command_directory", "/usr/sbin");
     cf.set("daemon_directory", "/usr/lib/postfix/sbin");
     cf.set("mail_owner", "postfix");
     cf.set("setgid_group", "postdrop");
-    cf.set("multi_instance_name", "phalanx-postfix");
-    cf.set("syslog_name", "phalanx-postfix");
+    cf.set("multi_instance_name", &instance.name);
+    cf.set("syslog_name", &instance.name);
     cf.set("maillog_file", format!("{LOGS}/postfix.log"));
     cf.set("maillog_file_prefixes", LOGS);
     cf.set("enable_long_queue_ids", "yes");
@@ -208,8 +237,17 @@ scache    unix  -  -  n  -      1  scache
 postlog   unix-dgram n - n -    1  postlogd
 ";
 
-fn master_cf(mail: &MailSpec) -> String {
+fn master_cf(mail: &MailSpec, instance: &Instance) -> String {
     let mut cf = format!("# Written by phalanx; see master(5).\n{SERVICES}");
+    service(&mut cf, "forwarded unix - - n - - smtp", &[("smtp_bind_address", "127.0.0.1")]);
+    if instance.takes_mail {
+        entrances(&mut cf, mail);
+    }
+    cf
+}
+
+/// Where it takes mail in.
+fn entrances(cf: &mut String, mail: &MailSpec) {
     for (at, protocol) in &mail.listen {
         let options: &[(&str, &str)] = match protocol {
             MailProtocol::Smtp => &[],
@@ -227,16 +265,14 @@ fn master_cf(mail: &MailSpec) -> String {
             | MailProtocol::Pop3s
             | MailProtocol::Sieve => continue,
         };
-        service(&mut cf, &format!("{at} inet n - n - - smtpd"), options);
+        service(cf, &format!("{at} inet n - n - - smtpd"), options);
         if *protocol != MailProtocol::Smtp {
-            service(&mut cf, "", &SUBMISSION);
+            service(cf, "", &SUBMISSION);
         }
     }
-    service(&mut cf, "forwarded unix - - n - - smtp", &[("smtp_bind_address", "127.0.0.1")]);
-    service(&mut cf, &format!("127.0.0.1:{} inet n - n - - smtpd", port::FORWARDED), &SECOND_TURN);
-    service(&mut cf, &format!("127.0.0.1:{} inet n - n - - smtpd", port::FROM_MAILBOXES), &FROM_MAILBOXES);
-    service(&mut cf, "rewrite-sender unix n - n - 0 cleanup", &REWRITE_SENDER);
-    cf
+    service(cf, &format!("127.0.0.1:{} inet n - n - - smtpd", port::FORWARDED), &SECOND_TURN);
+    service(cf, &format!("127.0.0.1:{} inet n - n - - smtpd", port::FROM_MAILBOXES), &FROM_MAILBOXES);
+    service(cf, "rewrite-sender unix n - n - 0 cleanup", &REWRITE_SENDER);
 }
 
 /// For those who log in: they send as what they own, to whom they like.

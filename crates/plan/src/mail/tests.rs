@@ -1,9 +1,10 @@
 //! Goldens of what mail daemons read, and what shall hold of it whatever the names are.
 
 use super::*;
-use crate::spec::mail::{HolderSpec, MailSecrets, MailboxesSpec};
+use crate::spec::mail::{HolderSpec, MailSecrets, MailboxesSpec, QueueSpec};
 use crate::spec::{MountSource, MountSpec, Work};
 use expect_test::expect_file;
+use phalanx_model::Name;
 use phalanx_model::cluster::Role;
 use phalanx_model::mail::MailProtocol;
 use phalanx_model::share::Marker;
@@ -15,10 +16,20 @@ fn ip(last: u8) -> Ipv4Addr {
 }
 
 fn mail(holder: Option<u8>) -> MailSpec {
+    let name = |text: &str| text.parse::<Name>().expect("a name");
+    let queue = |of: &str, number| {
+        let source = MountSource::Local(format!("/srv/nas/mail/.phalanx/queues/{of}").parse().expect("a path"));
+        let share = name("letters");
+        let (queue_of, marker) = (Some(name(of)), Marker::from_bits(7));
+        let mount = Some(MountSpec { share, queue_of, marker, source, keeps_homes: false });
+        (name(of), QueueSpec { number, mount })
+    };
     MailSpec {
+        cluster: name("mail"),
         host_name: "mail.example.net".parse().expect("a host name"),
         share: Some(MountSpec {
-            share: "letters".parse().expect("a name"),
+            share: name("letters"),
+            queue_of: None,
             marker: Marker::from_bits(7),
             source: MountSource::Local("/srv/nas/mail".parse().expect("a path")),
             keeps_homes: false,
@@ -36,6 +47,9 @@ fn mail(holder: Option<u8>) -> MailSpec {
             }),
             number: 3,
         },
+        queues: BTreeMap::from([queue("mail1", 1), queue("mail3", 4)]),
+        all_queues: ["mail1", "mail2", "mail3"].map(name).into(),
+        kept_rights: vec![],
         master: ip(41),
         secrets: MailSecrets {
             seed: "5eed".repeat(16),
@@ -66,6 +80,8 @@ fn the_holder_reads_this() {
     let files = rendered(Some(41));
     expect_file!["golden/main.cf"].assert_eq(&files["postfix/main.cf"]);
     expect_file!["golden/master.cf"].assert_eq(&files["postfix/master.cf"]);
+    expect_file!["golden/adopted-main.cf"].assert_eq(&files["adopted/mail3/main.cf"]);
+    expect_file!["golden/adopted-master.cf"].assert_eq(&files["adopted/mail3/master.cf"]);
     expect_file!["golden/mailboxes.conf"].assert_eq(&files["mailboxes.conf"]);
     expect_file!["golden/logins.conf"].assert_eq(&files["logins.conf"]);
     expect_file!["golden/mail.json"].assert_eq(&files["mail.json"]);
@@ -164,4 +180,71 @@ fn who_shall_not_open_mailboxes_is_made_to_stop() {
     };
     assert!(stops(Some(42), 1) && stops(None, 1), "also what no unit of ours has started");
     assert!(!stops(Some(42), 0) && !stops(Some(41), 1));
+}
+
+#[test]
+fn a_queue_is_released_when_nothing_of_this_node_can_touch_it() {
+    use crate::steps::observed::{SeenMount, SeenUnit};
+    let still = Observed::default();
+    let says = |seen: &Observed| -> Vec<String> {
+        released(Some(&node(&mail(Some(42)))), seen).iter().map(Right::to_string).collect()
+    };
+    assert_eq!(says(&still), ["mailboxes", "queue-mail2"], "not those that it runs: mail1's and mail3's");
+    let mount = SeenMount {
+        device: "0:44".into(),
+        root: "/mail/.phalanx/queues/mail2".into(),
+        mount_point: "/srv/phalanx/queue@mail2".into(),
+        fs_type: "nfs4".into(),
+        source: "10.9.0.20:/srv/nas/mail/.phalanx/queues/mail2".into(),
+        read_only: false,
+    };
+    let mounted = Observed { mounts: vec![mount], ..Observed::default() };
+    let used = Observed { queue_users: BTreeSet::from(["mail2".parse().expect("a name")]), ..Observed::default() };
+    assert!([mounted, used].iter().all(|seen| says(seen) == ["mailboxes"]));
+    // Its own queue, which another node shall have: also the unit must be at an end.
+    let mut away = mail(Some(42));
+    away.queues.clear();
+    let says = |active: bool| {
+        let units = BTreeMap::from([(Unit::Postfix, SeenUnit { active, enabled: false })]);
+        released(Some(&node(&away)), &Observed { units, ..Observed::default() })
+    };
+    let own = Right::Queue("mail1".parse().expect("a name"));
+    assert!(says(false).contains(&own) && !says(true).contains(&own));
+}
+
+#[test]
+fn a_queue_that_is_still_used_keeps_its_mount() {
+    use crate::steps::observed::SeenMount;
+    use crate::steps::{Desired, Marks, Step, plan};
+    let at = "/srv/phalanx/queue@mail2";
+    let mount = SeenMount {
+        device: "0:44".into(),
+        root: "/".into(),
+        mount_point: at.into(),
+        fs_type: "nfs4".into(),
+        source: "x".into(),
+        read_only: false,
+    };
+    let desired = Desired::of(Some(&node(&mail(Some(41)))));
+    let plan_with = |users: &[&str]| {
+        let queue_users = users.iter().map(|user| user.parse().expect("a name")).collect();
+        plan(&desired, &Observed { mounts: vec![mount.clone()], queue_users, ..Observed::default() }, &Marks::default())
+    };
+    let unmounts = |plan: &crate::steps::Plan| plan.steps.contains(&Step::RemoveMount { mount_point: at.into() });
+    assert!(unmounts(&plan_with(&["mail1"])));
+    let busy = plan_with(&["mail2"]);
+    assert!(!unmounts(&busy) && busy.waiting.iter().any(|why| why.contains("still works in the queue of mail2")));
+}
+
+#[test]
+fn a_node_without_its_own_queue_takes_no_mail() {
+    use crate::steps::Desired;
+    let mut away = mail(Some(41));
+    away.queues.remove("mail1");
+    let files = files(&node(&away), &away);
+    assert!(!files.contains_key("postfix/main.cf") && files.contains_key("adopted/mail3/main.cf"));
+    let units = Desired::of(Some(&node(&away))).units;
+    assert!(!units.contains(&Unit::Postfix) && units.contains(&Unit::AdoptedQueues) && units.contains(&Unit::Logins));
+    let inet = |text: &str| text.lines().any(|line| line.contains(" inet "));
+    assert!(!inet(&files["adopted/mail3/master.cf"]), "an adopted queue has no entrance");
 }

@@ -1,6 +1,7 @@
 //! Goldens of a generation's files.
 
 use super::*;
+use crate::rights::KeptRight;
 use crate::spec::{KeptShare, NasSpec};
 use expect_test::expect;
 use phalanx_model::cluster::Role;
@@ -19,7 +20,17 @@ fn node(work: Work) -> NodeSpec {
 
 #[test]
 fn a_nas_exports_to_its_clients_alone() {
+    let queue = |of: &str, holder: &str, address: Option<&str>| {
+        let name = |text: &str| text.parse().expect("a name");
+        let right = Right::Queue(name(of));
+        let held = Held { cluster: name("mail"), right, holder: name(holder), number: 1 };
+        KeptRight { held, address: address.map(|address| address.parse().expect("an address")) }
+    };
     let share = |name: &str, clients: &[&str]| KeptShare {
+        rights: match name {
+            "web" => vec![queue("mail1", "mail2", Some("10.9.0.12")), queue("mail3", "mail3", None)],
+            _ => vec![],
+        },
         share: name.parse().expect("a name"),
         marker: Marker::from_bits(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef),
         path: format!("/srv/nas/{name}").parse().expect("a path"),
@@ -30,6 +41,8 @@ fn a_nas_exports_to_its_clients_alone() {
         # Made by Phalanx from the shares of this nas cluster. Changes by hand are taken back.
         # share web
         "/srv/nas/web" 10.9.0.11(rw,sync,no_subtree_check,root_squash,sec=sys,fsid=01234567-89ab-cdef-0123-456789abcdef) 10.9.0.12(rw,sync,no_subtree_check,root_squash,sec=sys,fsid=01234567-89ab-cdef-0123-456789abcdef)
+        # the queue of mail1, run by mail2
+        "/srv/nas/web/.phalanx/queues/mail1" 10.9.0.12(rw,sync,no_subtree_check,no_root_squash,sec=sys,fsid=3dceabf7-8920-fa09-d07a-428e17173cfb)
     "##]]
     .assert_eq(&files(&node(work.clone()))["exports"]);
     expect![[r#"

@@ -3,6 +3,7 @@
 use super::route::Place;
 use crate::report::{NodeEvent, Report};
 use crate::spec::ClusterSpec;
+use phalanx_model::queue::QueueAct;
 use phalanx_model::{DirectoryChange, Name, Position, Row};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -137,6 +138,14 @@ pub enum Command {
     },
     /// Observe and plan now.
     Reconcile,
+    /// Do something with a mail queue that the node runs. A list is answered with a [`QueueContent`](phalanx_model::queue::QueueContent)
+    /// as JSON.
+    Queue {
+        /// The server that filled it.
+        of: Name,
+        /// What.
+        act: QueueAct,
+    },
 }
 
 /// A machine's wish to join.

@@ -96,8 +96,7 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut fleet = Fleet::default();
         for (server, ip) in [("web1", "10.9.0.11/24"), ("web2", "10.9.0.12/24")] {
-            let server =
-                Server { name: name(server), kind: ClusterKind::Web, address: ip.parse().expect("an address") };
+            let server = Server::new(name(server), ClusterKind::Web, ip.parse().expect("an address"));
             fleet.apply(FleetChange::AddServer { server }).expect("a new server");
         }
         let cluster = Cluster::new(name("web"), ClusterKind::Web, name("web1"));

@@ -1,9 +1,11 @@
 //! What a mail node should be.
 
-use super::{MountSpec, mount_spec};
+use super::{MountSource, MountSpec, kept_rights, mount_spec};
+use crate::rights::{KeptRight, queue_directory};
 use phalanx_model::cluster::{ClusterKind, Role};
 use phalanx_model::mail::MailProtocol;
 use phalanx_model::server::InternalNet;
+use phalanx_model::share::SharePath;
 use phalanx_model::{Cluster, Fleet, HostName, Name, Right};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +15,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 /// A mail node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MailSpec {
+    /// The cluster.
+    pub cluster: Name,
     /// The name under which the cluster greets the world.
     pub host_name: HostName,
     /// The share with its mailboxes.
@@ -31,6 +35,12 @@ pub struct MailSpec {
     pub nodes: BTreeSet<Ipv4Addr>,
     /// Who holds the mailboxes.
     pub mailboxes: MailboxesSpec,
+    /// The queues that this node runs, by the server that filled them: its own, unless another node has it, and those it has adopted.
+    pub queues: BTreeMap<Name, QueueSpec>,
+    /// The servers that have a queue in this cluster, whoever runs it.
+    pub all_queues: BTreeSet<Name>,
+    /// What this node tells the others by the share, where it is the one that keeps it.
+    pub kept_rights: Vec<KeptRight>,
     /// The master's address: what filters share is kept there.
     pub master: Ipv4Addr,
     /// What only the nodes of this cluster know.
@@ -44,6 +54,22 @@ pub struct MailboxesSpec {
     pub holder: Option<HolderSpec>,
     /// The grant's number.
     pub number: u64,
+}
+
+/// A mail queue that this node runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueSpec {
+    /// The grant's number.
+    pub number: u64,
+    /// Where it lies; on this node's own disk, where the cluster has no share. No other node can have it then.
+    pub mount: Option<MountSpec>,
+}
+
+impl QueueSpec {
+    /// Where Postfix finds it.
+    pub fn directory(&self) -> String {
+        self.mount.as_ref().map_or_else(|| crate::mail::postfix::QUEUE.to_owned(), MountSpec::mount_point)
+    }
 }
 
 /// The node that opens mailboxes.
@@ -93,14 +119,13 @@ pub(super) fn mail_spec(
     let ip_of = |server: &Name| fleet.servers[server].address.ip;
     let main = fleet.servers[server].address;
     let grant = cluster.grants.get(&Right::Mailboxes)?;
-    let holder = cluster.nodes().map(|(node, _, _)| node).find(|node| grant.is_usable_by(node));
+    let takes_part = |node: &&Name| grant.is_usable_by(node) && fleet.servers[*node].fenced.is_none();
+    let holder = cluster.nodes().map(|(node, _, _)| node).find(takes_part);
+    let mounted = cluster.share.as_ref().and_then(|name| fleet.shares.get(name));
+    let share = mounted.map(|share| mount_spec(fleet, share, role));
     let mut spec = MailSpec {
+        cluster: cluster.name.clone(),
         host_name: cluster.mail.as_ref()?.host_name.clone(),
-        share: cluster
-            .share
-            .as_ref()
-            .and_then(|name| fleet.shares.get(name))
-            .map(|share| mount_spec(fleet, share, role)),
         listen: BTreeMap::new(),
         extra_addresses: BTreeSet::new(),
         reply_routes: BTreeMap::new(),
@@ -111,6 +136,18 @@ pub(super) fn mail_spec(
             holder: holder.map(|node| HolderSpec { server: node.clone(), address: ip_of(node) }),
             number: grant.number,
         },
+        queues: queues(fleet, cluster, server, share.as_ref()),
+        all_queues: (cluster.grants.keys())
+            .filter_map(|right| match right {
+                Right::Queue(of) => Some(of.clone()),
+                Right::Mailboxes => None,
+            })
+            .collect(),
+        kept_rights: match (&share, mounted) {
+            (Some(share), Some(mounted)) if share.keeps_homes => kept_rights(fleet, mounted),
+            _ => vec![],
+        },
+        share,
         master: ip_of(&cluster.master),
         secrets: secrets?.clone(),
     };
@@ -133,4 +170,24 @@ pub(super) fn mail_spec(
         spec.listen = MailProtocol::ALL.map(|protocol| (SocketAddrV4::new(main.ip, protocol.port()), protocol)).into();
     }
     Some(spec)
+}
+
+/// The queues that `server` runs. A grant that moves is nobody's to use.
+fn queues(fleet: &Fleet, cluster: &Cluster, server: &Name, share: Option<&MountSpec>) -> BTreeMap<Name, QueueSpec> {
+    if fleet.servers[server].fenced.is_some() {
+        return BTreeMap::new();
+    }
+    let queue = |(right, grant): (&Right, &phalanx_model::Grant)| {
+        let Right::Queue(of) = right else { return None };
+        let mount = share.map(|share| {
+            let part = |path: &SharePath| path.join(&queue_directory(of));
+            let source = match &share.source {
+                MountSource::Local(path) => MountSource::Local(part(path)),
+                MountSource::Nfs { server, path } => MountSource::Nfs { server: *server, path: part(path) },
+            };
+            MountSpec { queue_of: Some(of.clone()), source, keeps_homes: false, ..share.clone() }
+        });
+        grant.is_usable_by(server).then(|| (of.clone(), QueueSpec { number: grant.number, mount }))
+    };
+    cluster.grants.iter().filter_map(queue).collect()
 }

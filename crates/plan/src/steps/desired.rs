@@ -4,6 +4,7 @@ use super::network::{RouteRule, Routing};
 use super::units::Unit;
 use super::{Proof, generations};
 use crate::render::{self, Files};
+use crate::rights::KeptRight;
 use crate::spec::mail::MailSpec;
 use crate::spec::{BalancerSpec, KeptShare, MountSource, MountSpec, NodeSpec, Work};
 use phalanx_model::cluster::Role;
@@ -29,8 +30,8 @@ pub const LIVE: &str = "/var/lib/phalanx/live";
 pub struct Desired {
     /// The machine's own address, which some interface of it must have.
     pub main_address: Option<InternalNet>,
-    /// The share that it mounts.
-    pub mount: Option<MountSpec>,
+    /// The shares, and parts of them, that it mounts.
+    pub mounts: Vec<MountSpec>,
     /// The shares that it keeps.
     pub kept_shares: Vec<KeptShare>,
     /// Addresses beside the main one.
@@ -63,9 +64,9 @@ impl Desired {
                     Some(mount) => Proof::Health { at, share: mount.share.clone() },
                     None => Proof::Answer { at },
                 });
-                let kept = web.share.as_ref().and_then(kept_locally);
+                let kept = web.share.as_ref().and_then(|mount| kept_locally(mount, vec![]));
                 Self {
-                    mount: web.share.clone(),
+                    mounts: web.share.iter().cloned().collect(),
                     kept_shares: kept.into_iter().collect(),
                     extra_addresses: web.extra_addresses.clone(),
                     routing: Routing::for_replies(spec.address, &web.reply_routes),
@@ -113,8 +114,16 @@ impl Desired {
 }
 
 fn of_mail(base: Desired, spec: &NodeSpec, mail: &MailSpec) -> Desired {
-    let mut units =
-        BTreeSet::from([Unit::Guard, Unit::Filter, Unit::Senders, Unit::Logins, Unit::MailRouter, Unit::Postfix]);
+    let mut units = BTreeSet::from([Unit::Guard, Unit::Filter, Unit::Senders, Unit::Logins, Unit::MailRouter]);
+    let mut proven = vec![Unit::Logins, Unit::MailRouter];
+    // Without a queue of its own it takes no mail; it knows who may log in, and leads to the mailboxes.
+    if mail.queues.contains_key(&spec.server) {
+        units.insert(Unit::Postfix);
+        proven.push(Unit::Postfix);
+    }
+    if mail.queues.keys().any(|of| *of != spec.server) {
+        units.insert(Unit::AdoptedQueues);
+    }
     if spec.role == Role::Master {
         units.insert(Unit::FilterMemory);
     }
@@ -122,11 +131,14 @@ fn of_mail(base: Desired, spec: &NodeSpec, mail: &MailSpec) -> Desired {
         units.insert(Unit::Mailboxes);
     }
     Desired {
-        mount: mail.share.clone(),
-        kept_shares: mail.share.as_ref().and_then(kept_locally).into_iter().collect(),
+        mounts: mail.share.iter().chain(mail.queues.values().filter_map(|q| q.mount.as_ref())).cloned().collect(),
+        kept_shares: (mail.share.as_ref())
+            .and_then(|mount| kept_locally(mount, mail.kept_rights.clone()))
+            .into_iter()
+            .collect(),
         extra_addresses: mail.extra_addresses.clone(),
         routing: Routing::for_replies(spec.address, &mail.reply_routes),
-        proof: Some(Proof::Active { units: vec![Unit::Logins, Unit::MailRouter, Unit::Postfix] }),
+        proof: Some(Proof::Active { units: proven }),
         units,
         ..base
     }
@@ -145,13 +157,14 @@ fn taken_from_the_world(balancer: &BalancerSpec, role: Role) -> BTreeSet<Ipv4Add
 }
 
 /// A `local` share without a nas cluster is kept by the node that makes the homes.
-fn kept_locally(mount: &MountSpec) -> Option<KeptShare> {
+fn kept_locally(mount: &MountSpec, rights: Vec<KeptRight>) -> Option<KeptShare> {
     match &mount.source {
         MountSource::Local(path) if mount.keeps_homes => Some(KeptShare {
             share: mount.share.clone(),
             marker: mount.marker.clone(),
             path: path.clone(),
             nfs_clients: BTreeSet::new(),
+            rights,
         }),
         _ => None,
     }

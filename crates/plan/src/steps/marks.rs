@@ -54,6 +54,8 @@ pub enum Reader {
     MailRouter,
     /// Postfix.
     Postfix,
+    /// The Postfixes on adopted queues.
+    AdoptedQueues,
     /// The kernel's NFS server.
     Exports,
     /// The kernel's nftables.
@@ -108,7 +110,9 @@ impl Marks {
                 self.forget(Reader::Table);
                 self.table = None;
             }
-            Step::Unmount { .. }
+            Step::TellRights { .. }
+            | Step::BindQueue { .. }
+            | Step::Unmount { .. }
             | Step::SealMountPoint { .. }
             | Step::Mount(_)
             | Step::SetSysctl { .. }
@@ -181,6 +185,7 @@ impl Unit {
             Unit::Mailboxes => Reader::Mailboxes,
             Unit::MailRouter => Reader::MailRouter,
             Unit::Postfix => Reader::Postfix,
+            Unit::AdoptedQueues => Reader::AdoptedQueues,
         }
     }
 }

@@ -5,6 +5,7 @@
 use super::network::{RouteRule, SeenAddress};
 use super::units::Unit;
 use crate::render::Files;
+use crate::rights::Held;
 use phalanx_model::Name;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +44,10 @@ pub struct Observed {
     pub table: Option<String>,
     /// Processes that have mailboxes open or may open them.
     pub mailbox_openers: u32,
+    /// Servers whose queue's mount is some process's working directory here: what runs Postfix on it.
+    pub queue_users: BTreeSet<Name>,
+    /// What the shares that this machine keeps tell of rights, by share.
+    pub rights: BTreeMap<Name, Vec<Held>>,
     /// Whether the kernel has a balancer's table.
     pub translates: bool,
 }

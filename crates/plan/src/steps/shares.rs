@@ -6,8 +6,10 @@
 
 use super::observed::{SeenMount, SeenShare};
 use super::{Desired, Marks, Observed, Plan, Step};
-use crate::spec::{KeptShare, MountSource, MountSpec};
-use phalanx_model::share::mount_point;
+use crate::rights::{self, Comparison, DIRECTORY, KeptRight, queue_directory};
+use crate::spec::{KeptShare, MountSource, MountSpec, queue_mount_point};
+use phalanx_model::Right;
+use std::collections::BTreeSet;
 
 /// The directory that holds all our mount points.
 pub const MOUNTS: &str = "/srv/phalanx/";
@@ -19,27 +21,44 @@ pub(super) fn plan_shares(desired: &Desired, observed: &Observed, marks: &Marks,
     for share in &desired.kept_shares {
         plan_kept(share, observed, marks, plan);
     }
-    if let Some(mount) = &desired.mount {
+    let bound: BTreeSet<String> = desired.kept_shares.iter().flat_map(exported_queues).collect();
+    for directory in bound.iter().filter(|at| !observed.mounts.iter().any(|seen| seen.mount_point == **at)) {
+        plan.step(Step::BindQueue { directory: directory.clone() });
+    }
+    for left in observed.mounts.iter().map(|seen| &seen.mount_point).filter(|at| is_queue(at) && !bound.contains(*at)) {
+        plan.step(Step::RemoveMount { mount_point: left.clone() });
+    }
+    for mount in &desired.mounts {
         plan_mount(mount, observed, plan);
     }
-    let wanted = desired.mount.as_ref().map(|mount| mount_point(&mount.share));
+    let wanted: BTreeSet<String> = desired.mounts.iter().map(MountSpec::mount_point).collect();
+    for left in observed.queue_users.iter().filter(|server| !wanted.contains(&queue_mount_point(server))) {
+        plan.waiting.push(format!(
+            "a process still works in the queue of {left}, which this node shall not run: see `lsof +D {}`, and leave that directory",
+            queue_mount_point(left)
+        ));
+    }
     let mut ours: Vec<&str> =
         observed.mounts.iter().map(|m| m.mount_point.as_str()).filter(|p| p.starts_with(MOUNTS)).collect();
     ours.sort_unstable();
     ours.dedup();
-    for left in ours.into_iter().filter(|at| wanted.as_deref() != Some(at)) {
-        plan.step(Step::RemoveMount { mount_point: left.to_owned() });
+    for left in ours.into_iter().filter(|at| !wanted.contains(*at)) {
+        // A mount that vanishes under its users hides them: whether a queue is free is seen by them.
+        if !observed.queue_users.iter().any(|server| queue_mount_point(server) == left) {
+            plan.step(Step::RemoveMount { mount_point: left.to_owned() });
+        }
     }
 }
 
 fn plan_kept(share: &KeptShare, observed: &Observed, marks: &Marks, plan: &mut Plan) {
-    let KeptShare { share: name, marker, path, nfs_clients: _ } = share;
+    let KeptShare { share: name, marker, path, nfs_clients: _, rights } = share;
     let path = path.as_str();
     match observed.kept_shares.get(name) {
         Some(SeenShare::Marked(seen)) if seen == marker.as_str() => {
             if !marks.shares_made.contains(marker.as_str()) {
                 plan.step(Step::KeepShare(share.clone()));
             }
+            plan_rights(share, observed, plan);
         }
         Some(SeenShare::Marked(_)) => plan.waiting.push(format!(
             "the directory {path} for share {name} holds another share's marker; mount the right disk there or give the share another path"
@@ -47,14 +66,51 @@ fn plan_kept(share: &KeptShare, observed: &Observed, marks: &Marks, plan: &mut P
         Some(SeenShare::Unmarked) if marks.shares_made.contains(marker.as_str()) => plan.waiting.push(format!(
             "share {name} was made at {path}, but its marker is gone: is its disk mounted? It is not made anew, since that would hide the loss"
         )),
-        Some(SeenShare::Unmarked) => plan.step(Step::KeepShare(share.clone())),
+        Some(SeenShare::Unmarked) => {
+            plan.step(Step::KeepShare(share.clone()));
+            if !rights.is_empty() {
+                plan.step(Step::TellRights { path: share.path.clone(), rights: rights.clone() });
+            }
+        }
         Some(SeenShare::Unknown(why)) => plan.waiting.push(format!("share {name} at {path} can't be looked at: {why}")),
         None => plan.waiting.push(format!("share {name} at {path} was not looked at yet")),
     }
 }
 
+/// The directories of the queues that nodes mount over NFS.
+fn exported_queues(share: &KeptShare) -> impl Iterator<Item = String> {
+    let root = share.path.as_str();
+    let directory = move |kept: &KeptRight| match (&kept.held.right, kept.address) {
+        (Right::Queue(server), Some(_)) => Some(format!("{root}/{}", queue_directory(server))),
+        _ => None,
+    };
+    share.rights.iter().filter_map(directory)
+}
+
+/// Whether this is a queue's directory where its share is kept.
+fn is_queue(mount_point: &str) -> bool {
+    mount_point.rsplit_once('/').is_some_and(|(parent, _)| parent.ends_with(&format!("/{DIRECTORY}/queues")))
+}
+
+/// What the share tells of rights is written before any node uses one; numbers there only grow.
+fn plan_rights(share: &KeptShare, observed: &Observed, plan: &mut Plan) {
+    let seen = observed.rights.get(&share.share);
+    let mut older = Vec::new();
+    for kept in &share.rights {
+        let told = seen.and_then(|seen| seen.iter().find(|told| told.file() == kept.held.file()));
+        match rights::compare(&kept.held, told) {
+            Comparison::Same => {}
+            Comparison::Older => older.push(kept.clone()),
+            Comparison::Other(why) => plan.waiting.push(why),
+        }
+    }
+    if !older.is_empty() {
+        plan.step(Step::TellRights { path: share.path.clone(), rights: older });
+    }
+}
+
 fn plan_mount(mount: &MountSpec, observed: &Observed, plan: &mut Plan) {
-    let at = mount_point(&mount.share);
+    let at = mount.mount_point();
     let stack: Vec<&SeenMount> = observed.mounts.iter().filter(|seen| seen.mount_point == at).collect();
     let is_sealed = stack.first().is_some_and(|lowest| is_seal(lowest));
     let is_right = |seen: &SeenMount| is_source(&mount.source, seen, &observed.mounts);
@@ -72,10 +128,11 @@ fn plan_mount(mount: &MountSpec, observed: &Observed, plan: &mut Plan) {
     let source = source_text(&mount.source);
     let found: String =
         stack.iter().skip(keep).map(|seen| format!("+{} on {at} ({})\n", seen.source, seen.fs_type)).collect();
-    plan.drifted(
-        format!("the mount of share {} was taken away or replaced", mount.share),
-        format!("-{source} on {at}\n{found}"),
-    );
+    let what = match &mount.queue_of {
+        None => format!("share {}", mount.share),
+        Some(server) => format!("the queue of {server}"),
+    };
+    plan.drifted(format!("the mount of {what} was taken away or replaced"), format!("-{source} on {at}\n{found}"));
 }
 
 fn is_seal(seen: &SeenMount) -> bool {

@@ -4,10 +4,12 @@ use super::network::SeenAddress;
 use super::observed::{SeenGeneration, SeenMount, SeenShare, SeenUnit};
 use super::shares::{MOUNTS, SEAL, source_text};
 use super::*;
+use crate::rights::{Held, KeptRight};
 use crate::spec::{BalancerSpec, KeptShare, MountSource, NasSpec, NodeSpec, ServiceSpec, WebSpec, Work};
 use generations::file_digests;
+use phalanx_model::Right;
 use phalanx_model::cluster::Role;
-use phalanx_model::share::{Marker, mount_point};
+use phalanx_model::share::Marker;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -66,6 +68,13 @@ impl Host {
             Step::KeepShare(share) => {
                 seen.kept_shares.insert(share.share.clone(), SeenShare::Marked(share.marker.as_str().into()));
             }
+            Step::TellRights { path, rights } => {
+                let share = path.as_str().rsplit('/').next().expect("a last part").parse().expect("a name");
+                seen.rights.insert(share, rights.iter().map(|kept| kept.held.clone()).collect());
+            }
+            Step::BindQueue { directory } => {
+                seen.mounts.push(mounted("8:1", directory, directory, "ext4", "/dev/vda1", false));
+            }
             Step::Unmount { mount_point } => {
                 if let Some(at) = seen.mounts.iter().rposition(|mount| mount.mount_point == *mount_point) {
                     seen.mounts.remove(at);
@@ -75,7 +84,7 @@ impl Host {
                 seen.mounts.push(mounted("0:50", "/", mount_point, "tmpfs", SEAL, true))
             }
             Step::Mount(spec) => {
-                let (at, source) = (mount_point(&spec.share), source_text(&spec.source));
+                let (at, source) = (spec.mount_point(), source_text(&spec.source));
                 seen.mounts.push(match &spec.source {
                     MountSource::Local(path) => mounted("8:1", path.as_str(), &at, "ext4", "/dev/vda1", false),
                     MountSource::Nfs { .. } => mounted("0:60", "/", &at, "nfs4", &source, false),
@@ -168,7 +177,13 @@ fn ip(text: &str) -> Ipv4Addr {
 }
 
 fn share_mount(share: &str, source: MountSource, keeps_homes: bool) -> MountSpec {
-    MountSpec { share: share.parse().expect("a name"), marker: marker(share), source, keeps_homes }
+    MountSpec { share: share.parse().expect("a name"), queue_of: None, marker: marker(share), source, keeps_homes }
+}
+
+fn kept_right(holder: &str, number: u64) -> KeptRight {
+    let name = |text: &str| text.parse().expect("a name");
+    let held = Held { cluster: name("mail"), right: Right::Queue(name("mail1")), holder: name(holder), number };
+    KeptRight { held, address: Some(ip("10.9.0.41")) }
 }
 
 fn marker(share: &str) -> Marker {
@@ -249,6 +264,7 @@ fn arbitrary_spec() -> impl Strategy<Value = Option<NodeSpec>> {
                 share: share.parse().expect("a name"),
                 marker: marker(share),
                 path: format!("/srv/nas/{share}").parse().expect("a path"),
+                rights: vec![kept_right("mail1", 1)],
                 nfs_clients: if over_nfs { BTreeSet::from([ip("10.9.0.11")]) } else { BTreeSet::new() },
             };
             Work::Nas(NasSpec { shares: shares.into_iter().map(keep).collect() })
@@ -275,6 +291,7 @@ proptest! {
         let nothing = Desired::of(None);
         host.converge(&nothing);
         let left: Vec<_> = host.observed.mounts.iter().filter(|m| m.mount_point.starts_with(MOUNTS)).collect();
+        prop_assert!(!host.observed.mounts.iter().any(|mount| mount.mount_point.contains("/queues/")));
         prop_assert!(left.is_empty() && host.observed.rules.is_empty() && host.observed.tables.is_empty(), "{left:?}");
         prop_assert!(host.observed.addresses.iter().all(|address| !address.ours));
         prop_assert!(!host.observed.translates);
@@ -511,4 +528,31 @@ fn ten_generations_are_kept() {
         host.converge(&desired);
     }
     assert_eq!(host.observed.generations.keys().copied().collect::<Vec<_>>(), (16..=25).collect::<Vec<_>>());
+}
+
+/// Who keeps a share has it tell what came later, never what came before.
+#[test]
+fn rights_are_told_before_they_are_used_and_never_taken_back() {
+    let spec = |holder: &str, number| {
+        let share = KeptShare {
+            share: "letters".parse().expect("a name"),
+            marker: marker("letters"),
+            path: "/srv/nas/letters".parse().expect("a path"),
+            nfs_clients: BTreeSet::new(),
+            rights: vec![kept_right(holder, number)],
+        };
+        Desired::of(Some(&node(Work::Nas(NasSpec { shares: vec![share] }))))
+    };
+    let mut host = Host::new();
+    host.converge(&spec("mail1", 1));
+    host.converge(&spec("mail2", 2));
+    let told = host.observed.rights.values().flatten().next().expect("told");
+    assert_eq!((told.holder.as_str(), told.number), ("mail2", 2));
+    for (holder, number) in [("mail1", 1), ("mail1", 2)] {
+        let plan = host.plan(&spec(holder, number));
+        assert!(
+            plan.steps.is_empty() && plan.waiting.iter().any(|why| why.contains("mail2 under number 2")),
+            "{plan:?}"
+        );
+    }
 }

@@ -33,13 +33,15 @@ pub enum Unit {
     Mailboxes,
     /// The ways to the holder, and its hop.
     MailRouter,
-    /// Postfix.
+    /// Postfix, on this node's own queue.
     Postfix,
+    /// A Postfix for each queue of another server that this node has adopted.
+    AdoptedQueues,
 }
 
 impl Unit {
     /// All units.
-    pub const ALL: [Unit; 12] = [
+    pub const ALL: [Unit; 13] = [
         Self::NfsServer,
         Self::Launcher,
         Self::Guard,
@@ -52,6 +54,7 @@ impl Unit {
         Self::Mailboxes,
         Self::MailRouter,
         Self::Postfix,
+        Self::AdoptedQueues,
     ];
 
     /// The unit's name.
@@ -69,6 +72,7 @@ impl Unit {
             Self::Mailboxes => "phalanx-mailboxes.service",
             Self::MailRouter => "phalanx-mail-router.service",
             Self::Postfix => "phalanx-postfix.service",
+            Self::AdoptedQueues => "phalanx-adopted-queues.service",
         }
     }
 
@@ -87,6 +91,7 @@ impl Unit {
             Self::Mailboxes => &[dovecot::MAILBOXES_FILE, dovecot::SQL_FILE, router::TLS_FILE],
             Self::MailRouter => &[router::FILE],
             Self::Postfix => &["postfix/", router::TLS_FILE],
+            Self::AdoptedQueues => &["adopted/", "postfix/"],
         }
     }
 

@@ -39,8 +39,8 @@ fn moving(cluster: &ClusterStatus, right: &str, Grant { holder, moving_to }: &Gr
         }
         false => {
             let text = format!(
-                "{name}: {right} can't move to {to}: {holder} is out of reach, and nobody can tell whether it still writes; bring it \
-                 back, or take the move back: `phalanx cluster move-grant {name} {right} --to {holder}`"
+                "{name}: {right} can't move to {to}: {holder} is out of reach, and nobody can tell whether it still writes; make sure that \
+                 it does not: `phalanx server fence {holder}`; or take the move back: `phalanx cluster move-grant {name} {right} --to {holder}`"
             );
             Problem { severity: Tone::Bad, text }
         }

@@ -271,7 +271,7 @@ fn mailboxes_that_move_are_a_problem_and_more_so_when_their_holder_is_silent() {
     "#]]
     .assert_eq(&words(true));
     expect![[r#"
-        Bad mail: mailboxes can't move to mail2: mail1 is out of reach, and nobody can tell whether it still writes; bring it back, or take the move back: `phalanx cluster move-grant mail mailboxes --to mail1`
+        Bad mail: mailboxes can't move to mail2: mail1 is out of reach, and nobody can tell whether it still writes; make sure that it does not: `phalanx server fence mail1`; or take the move back: `phalanx cluster move-grant mail mailboxes --to mail1`
         Warning mail1 (mail): its agent is out of reach, last seen 2026-11-22 22:11:04 UTC: look on mail1, `journalctl -u phalanx-agent`
     "#]].assert_eq(&words(false));
 }

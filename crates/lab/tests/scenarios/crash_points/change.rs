@@ -54,9 +54,11 @@ pub const BALANCER_LEAVES: Change = Change::new("lb leaves", &["stop", "unlink",
 pub const BALANCER_JOINS: Change = Change::new("lb joins", &["set-sysctl", "link", "start"]);
 pub const MORE_MAY_MOUNT: Change = Change::new("one more may mount", &["stage", "validate", "switch", "export"]);
 pub const FEWER_MAY_MOUNT: Change = Change::new("one less may mount", &["switch", "export"]);
+pub const QUEUE_IS_TOLD: Change =
+    Change::new("nas tells of a queue", &["tell-rights", "bind-queue", "stage", "validate", "switch", "export"]);
 pub const NAS_LEAVES: Change = Change::new("nas leaves", &["unlink", "unexport"]);
 
-const ALL: [Change; 16] = [
+const ALL: [Change; 17] = [
     NODE_GETS_AN_ADDRESS,
     NODE_LOSES_AN_ADDRESS,
     BALANCER_GETS_AN_ADDRESS,
@@ -72,6 +74,7 @@ const ALL: [Change; 16] = [
     BALANCER_JOINS,
     MORE_MAY_MOUNT,
     FEWER_MAY_MOUNT,
+    QUEUE_IS_TOLD,
     NAS_LEAVES,
 ];
 

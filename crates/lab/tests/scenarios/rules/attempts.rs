@@ -345,6 +345,12 @@ fn rules_of_mail() -> Vec<Attempt> {
         ),
         grant("web", "mailboxes", "web1"),
         grant("couriers", "mailboxes", "post"),
+        post(
+            "grant-moves-by-proof",
+            "/clusters/couriers/grants/mailboxes/move",
+            json!({ "to": "sick" }),
+            "cluster move-grant couriers mailboxes --to sick",
+        ),
         delete("/clusters/couriers/slaves/runner", "cluster remove-slave couriers runner"),
         domain(unique, "bea.example.org", "bea", "mailroom"),
         domain(unique, "mail.example.net", "bea", "mailroom"),
@@ -392,7 +398,15 @@ fn rules_of_range() -> Vec<Attempt> {
         let command = format!("cluster change web --httpd-directives-file {file}");
         attempt(range, "PATCH", "/clusters/web", Some(body), &command)
     };
+    let long = format!("/srv/nas/{}", "x".repeat(200));
     vec![
+        attempt(
+            range,
+            "POST",
+            "/shares",
+            Some(json!({"name": "long", "kind": "local", "path": long})),
+            &format!("share add long --kind local --path {long}"),
+        ),
         weight(0),
         weight(101),
         slave(0),
@@ -446,6 +460,18 @@ pub fn unsayable() -> Vec<Unsayable> {
             words: "{} belongs to balancer",
             request: ("PATCH", "/addresses/198.51.100.10:80", json!({"cluster": "mail"}), 422, unknown),
             command: ("address change 198.51.100.10:80 --cluster mail", 2, "unexpected argument '--cluster'"),
+        },
+        Unsayable {
+            rule: "grant-moves-by-proof",
+            words: "server {}, which has {right} of cluster {cluster}, is not fenced",
+            request: (
+                "POST",
+                "/queues/runner/adopt",
+                json!({"to": "courier", "confirmation": "I think so"}),
+                409,
+                "nobody has said that it is off",
+            ),
+            command: ("queue adopt runner --to courier --confirm 'I think so'", 1, "nobody has said that it is off"),
         },
         // That a holder is at an end is said by itself, or by who fenced it.
         Unsayable {

@@ -1,0 +1,202 @@
+//! Who has a right, as a share tells it: what a node reads before it opens mailboxes or runs a queue.
+//!
+//! Whoever keeps a share writes there who has which right of the clusters that mount it, and under which number. Numbers there only grow.
+//! A daemon that only one node may run starts when the share names this node with the number of its configuration ([`verdict`]). So a
+//! node that was fenced, and comes back with the configuration that it had, does not start what another one runs by now, whether or
+//! not anybody can tell it.
+//!
+//! The files are overwritten in place and have a fixed length, so that an NFS client that knows the file sees what is new by opening it.
+
+use phalanx_model::{Name, Right};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+/// The directory below a share's root that is Phalanx' own.
+pub const DIRECTORY: &str = ".phalanx";
+/// The live file that says what this node may do, by its configuration.
+pub const FILE: &str = "rights.json";
+/// The file that tells who has a queue, in the queue's directory.
+pub const HOLDER_FILE: &str = "holder";
+/// The length of a file that tells who has a right, in bytes: one sector, which a disk writes whole.
+pub const FILE_LEN: usize = 512;
+
+/// Who has a right of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Held {
+    /// The cluster.
+    pub cluster: Name,
+    /// What it is about.
+    pub right: Right,
+    /// Who has it; while it moves: who had it.
+    pub holder: Name,
+    /// The grant's number.
+    pub number: u64,
+}
+
+impl Held {
+    /// The file that tells it, below the share's root.
+    pub fn file(&self) -> String {
+        match &self.right {
+            Right::Mailboxes => format!("{DIRECTORY}/rights/{}/mailboxes", self.cluster),
+            Right::Queue(server) => format!("{}/{HOLDER_FILE}", queue_directory(server)),
+        }
+    }
+
+    /// The file's content.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = serde_json::to_vec(self).expect("plain data with text keys");
+        bytes.resize(FILE_LEN - 1, b' ');
+        bytes.push(b'\n');
+        bytes
+    }
+
+    /// What a file tells; none where it was not written whole.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok().filter(|_| bytes.len() == FILE_LEN)
+    }
+}
+
+/// Where the queue that a server fills lies, below the share's root.
+pub fn queue_directory(server: &Name) -> String {
+    format!("{DIRECTORY}/queues/{server}")
+}
+
+/// A right as the keeper of a share tells it there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptRight {
+    /// Who has it.
+    pub held: Held,
+    /// The address that may mount a queue's directory over NFS: the holder's, unless it is fenced.
+    pub address: Option<Ipv4Addr>,
+}
+
+/// What a node may do by its configuration, and where it has to look whether it still may.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RightsConfig {
+    /// The right to the queue that this node fills.
+    pub own_queue: Right,
+    /// Whether that queue is this node's and lies on its own disk, where no other node can have it.
+    pub own_queue_is_local: bool,
+    /// By right. One that is not here is either not this node's, or of its own disk alone.
+    pub rights: BTreeMap<Right, Expected>,
+}
+
+/// What the share must say before a right is used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expected {
+    /// The file, by its whole path.
+    pub file: String,
+    /// What it must tell.
+    pub held: Held,
+}
+
+/// Why a right must not be used now, where `seen` is what the share tells; none where it may.
+pub fn verdict(expected: &Expected, seen: Option<&Held>) -> Option<String> {
+    let Held { cluster, right, holder, number } = &expected.held;
+    match seen {
+        Some(seen) if *seen == expected.held => None,
+        Some(seen) if seen.number > *number => Some(format!(
+            "{right} of cluster {cluster} belongs to {} by now, under number {}; {holder} had it under number {number}",
+            seen.holder, seen.number
+        )),
+        Some(seen) => Some(format!(
+            "the share does not say yet that {right} of cluster {cluster} belongs to {holder} under number {number}; it says {} under number \
+             {}. Who keeps the share writes it",
+            seen.holder, seen.number
+        )),
+        None => {
+            Some(format!("{} can't be understood, or is not there yet; who keeps the share writes it", expected.file))
+        }
+    }
+}
+
+/// How what a share tells compares with what it shall tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Comparison {
+    /// It tells that.
+    Same,
+    /// It tells nothing, or what was before.
+    Older,
+    /// It tells what came later, or something else under the same number: why nothing is written.
+    Other(String),
+}
+
+/// Compares; numbers on a share only grow.
+pub fn compare(kept: &Held, seen: Option<&Held>) -> Comparison {
+    match seen {
+        Some(seen) if seen == kept => Comparison::Same,
+        Some(seen) if seen.number >= kept.number => Comparison::Other(format!(
+            "the share says that {} of cluster {} belongs to {} under number {}, the panel that it belongs to {} under number {}; was the panel \
+             restored from a backup? See to it that {} does not use it, then remove {} on the share",
+            kept.right,
+            kept.cluster,
+            seen.holder,
+            seen.number,
+            kept.holder,
+            kept.number,
+            seen.holder,
+            kept.file()
+        )),
+        _ => Comparison::Older,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn held(holder: &str, number: u64) -> Held {
+        let name = |text: &str| text.parse().expect("a name");
+        Held { cluster: name("mail"), right: Right::Queue(name("mail2")), holder: name(holder), number }
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_half_of_it_is_not() {
+        let held = held("mail1", u64::MAX);
+        let bytes = held.to_bytes();
+        assert_eq!(bytes.len(), FILE_LEN);
+        assert_eq!(Held::from_bytes(&bytes), Some(held));
+        assert_eq!(Held::from_bytes(&bytes[..FILE_LEN - 1]), None);
+        assert_eq!(Held::from_bytes(&[0; FILE_LEN]), None);
+    }
+
+    #[test]
+    fn the_longest_names_fit() {
+        let long = |letter: char| std::iter::repeat_n(letter, 32).collect::<String>().parse::<Name>().expect("a name");
+        let held = Held { cluster: long('a'), right: Right::Queue(long('b')), holder: long('c'), number: u64::MAX };
+        assert_eq!(Held::from_bytes(&held.to_bytes()), Some(held));
+    }
+
+    #[test]
+    fn a_right_is_used_when_the_share_says_so() {
+        let expected = Expected { file: "/srv/phalanx/x".into(), held: held("mail1", 2) };
+        assert_eq!(verdict(&expected, Some(&held("mail1", 2))), None);
+        let why = |seen: Option<&Held>| verdict(&expected, seen).expect("it must not");
+        assert!(why(Some(&held("mail2", 3))).contains("belongs to mail2 by now"));
+        assert!(why(Some(&held("mail2", 1))).contains("does not say yet"));
+        assert!(why(Some(&held("mail2", 2))).contains("does not say yet"));
+        assert!(why(None).contains("/srv/phalanx/x"));
+    }
+
+    proptest! {
+        /// Whatever order specs arrive in at who keeps the share, what is written there never goes back.
+        #[test]
+        fn numbers_on_a_share_only_grow(specs in prop::collection::vec((0..3_u8, 0..6_u64), 1..40)) {
+            let mut share: Option<Held> = None;
+            for (holder, number) in specs {
+                let kept = held(&format!("mail{holder}"), number);
+                let before = share.clone();
+                if compare(&kept, share.as_ref()) == Comparison::Older {
+                    share = Some(kept);
+                }
+                let (was, is) = (before.as_ref().map(|b| b.number), share.as_ref().map(|s| s.number));
+                prop_assert!(is >= was && (is != was || share == before));
+            }
+        }
+    }
+}
