@@ -70,8 +70,13 @@ mod tests {
         let (config, file) = (directory.path().join("rights.json"), directory.path().join("holder"));
         let name = |text: &str| text.parse().expect("a name");
         let own = Right::Queue(name("mail1"));
-        let held =
-            |holder: &str, number| Held { cluster: name("mail"), right: own.clone(), holder: name(holder), number };
+        let held = |holder: &str, number| Held {
+            cluster: name("mail"),
+            right: own.clone(),
+            holder: name(holder),
+            number,
+            is_void: false,
+        };
         let expected = Expected { file: file.to_string_lossy().into_owned(), held: held("mail1", 3) };
         let mut known = RightsConfig {
             own_queue: own.clone(),

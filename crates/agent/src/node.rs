@@ -12,7 +12,7 @@ use phalanx_model::{Name, Position};
 use phalanx_plan::report::Report;
 use phalanx_plan::session::follower::SpecDigest;
 use phalanx_plan::session::route::node_name;
-use phalanx_plan::session::{Command, DownMessage, JoinReply, Place, Route, UpMessage};
+use phalanx_plan::session::{DownMessage, JoinReply, Place, Route, UpMessage};
 use phalanx_plan::spec::{ClusterSpec, NodeSpec, port};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -21,8 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-/// A slave that said nothing for so long is not reported any more.
-const REPORT_AGE_MAX: Duration = Duration::from_secs(10);
+/// A slave that said nothing for so long is not reported any more: three of its reports were missed.
+const REPORT_AGE_MAX: Duration = Duration::from_secs(6);
 /// Messages that wait for the upstream, or for one slave.
 pub const QUEUE_LEN: usize = 256;
 
@@ -37,11 +37,20 @@ pub struct Adopted {
     pub known: bool,
 }
 
-/// A command to carry out and where the answer goes.
+/// What the loop on this host is told to do.
+#[derive(Debug, Clone, Copy)]
+pub enum Deed {
+    /// Go back to this generation.
+    RollBack(u64),
+    /// Observe and plan now.
+    Reconcile,
+}
+
+/// Something for the loop to do, and where the answer goes.
 #[derive(Debug)]
 pub struct Order {
-    /// The command.
-    pub command: Command,
+    /// What.
+    pub deed: Deed,
     /// The answer.
     pub answer: oneshot::Sender<Result<String, String>>,
 }

@@ -6,13 +6,12 @@
 
 use crate::execute::{Executor, Outcome, digest_of_files};
 use crate::keep;
-use crate::node::{Node, Order};
+use crate::node::{Deed, Node, Order};
 use crate::observe::Observer;
 use crate::renew::Renewals;
 use phalanx_model::{Position, Right};
 use phalanx_plan::mail::released;
 use phalanx_plan::report::Severity;
-use phalanx_plan::session::Command;
 use phalanx_plan::steps::marks::Pin;
 use phalanx_plan::steps::{Desired, Drift, Marks, Observed, Plan, Step, plan};
 use std::collections::BTreeMap;
@@ -89,8 +88,8 @@ impl Reconciler {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.node.wake.notified() => self.failures = 0,
-                Some(Order { command, answer }) = orders.recv() => {
-                    let result = self.obey(command).await;
+                Some(Order { deed, answer }) = orders.recv() => {
+                    let result = self.obey(deed).await;
                     if answer.send(result).is_err() {
                         tracing::debug!("nobody waited for the command's answer any more");
                     }
@@ -206,11 +205,10 @@ impl Reconciler {
         }
     }
 
-    async fn obey(&mut self, command: Command) -> Result<String, String> {
-        match command {
-            Command::Queue { .. } => Err("queues are not the reconciler's".to_owned()),
-            Command::Rollback { generation } => self.roll_back(generation).await,
-            Command::Reconcile => {
+    async fn obey(&mut self, deed: Deed) -> Result<String, String> {
+        match deed {
+            Deed::RollBack(generation) => self.roll_back(generation).await,
+            Deed::Reconcile => {
                 self.marks.refused = None;
                 self.rounds().await;
                 let standing = self.standing.borrow().clone();

@@ -82,7 +82,10 @@ mod tests {
 
     fn kept(holder: &str, number: u64, right: Right) -> KeptRight {
         let name = |text: &str| text.parse().expect("a name");
-        KeptRight { held: Held { cluster: name("mail"), right, holder: name(holder), number }, address: None }
+        KeptRight {
+            held: Held { cluster: name("mail"), right, holder: name(holder), number, is_void: false },
+            address: None,
+        }
     }
 
     #[test]

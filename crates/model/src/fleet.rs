@@ -6,7 +6,7 @@ use crate::address::{ExternalAddress, LogicalServer};
 use crate::cluster::{Cluster, ClusterKind, NodeSettings, Role};
 use crate::grant::Proof;
 use crate::mail::MailProtocol;
-use crate::server::{Fenced, host_address};
+use crate::server::{BootId, host_address};
 use crate::share::SharePath;
 use crate::{Name, Refusal, Right, Rule, Server, Share};
 use serde::{Deserialize, Serialize};
@@ -109,14 +109,19 @@ pub enum FleetChange {
         /// Why it is at an end.
         proof: Proof,
     },
-    /// A server was made sure to do no more harm in this boot of its machine.
+    /// A server's fence is begun: nobody may use what it had.
+    BeginFence {
+        /// The server.
+        server: Name,
+        /// The last boot of its machine that was heard of.
+        boot: Option<BootId>,
+    },
+    /// A fence that was begun has come to its end: the server was seen to be off.
     Fence {
         /// The server.
         server: Name,
-        /// How.
-        fenced: Fenced,
     },
-    /// A fenced server takes part again: its machine was started anew.
+    /// A server takes part again: its machine was started anew, or its fence was begun and failed.
     Unfence {
         /// The server.
         server: Name,
@@ -191,7 +196,8 @@ impl Fleet {
             FleetChange::PassGrant { cluster, right, number, proof } => {
                 self.pass_grant(&cluster, &right, number, proof)
             }
-            FleetChange::Fence { server, fenced } => self.fence(&server, fenced),
+            FleetChange::BeginFence { server, boot } => self.begin_fence(&server, boot),
+            FleetChange::Fence { server } => self.fence(&server),
             FleetChange::Unfence { server } => self.unfence(&server),
             FleetChange::AddShare { share } => self.add_share(share),
             FleetChange::MoveShare { name, nas, path } => self.move_share(&name, nas, path),

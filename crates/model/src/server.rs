@@ -19,7 +19,7 @@ pub struct Server {
     /// How it is made sure that it can do no more harm.
     #[serde(default)]
     pub fence: FenceDriver,
-    /// What it was fenced in; none while it may take part.
+    /// Its fence, begun or done; none while it may take part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fenced: Option<Fenced>,
 }
@@ -28,6 +28,11 @@ impl Server {
     /// A server as it is when it is added: fenced by a person's word, where that must be, and not fenced.
     pub fn new(name: Name, kind: ClusterKind, address: InternalNet) -> Self {
         Self { name, kind, address, fence: FenceDriver::default(), fenced: None }
+    }
+
+    /// Whether it can do no more harm, and that was seen.
+    pub fn is_fenced(&self) -> bool {
+        self.fenced.as_ref().is_some_and(|fenced| fenced.is_seen)
     }
 }
 
@@ -81,12 +86,17 @@ pub fn confirmation(server: &Name) -> String {
     format!("{server} is switched off")
 }
 
-/// A server that was fenced: in this boot of its machine it takes part in nothing any more.
+/// A server's fence: in this boot of its machine it takes part in nothing any more.
+///
+/// It is begun first: nobody may use what this server had. Once the share tells so, its machine is switched off and seen off. The other way
+/// round, a machine could be started again in between, and begin what it believes to be its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fenced {
     /// The last boot that was heard of: it takes part again in any other one. Where none was heard of, a person must let it.
     pub boot: Option<BootId>,
+    /// Whether it was seen to be at an end. Until then the fence has only begun, and proves nothing.
+    pub is_seen: bool,
 }
 
 /// What the kernel calls one boot of a machine: `/proc/sys/kernel/random/boot_id`.

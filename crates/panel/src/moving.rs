@@ -8,7 +8,7 @@ use crate::Panel;
 use crate::live::{Live, Seen};
 use crate::store::{Actor, Store, StoreError, World};
 use phalanx_model::grant::Proof;
-use phalanx_model::{Cluster, FleetChange, Grant, Name, Right};
+use phalanx_model::{Cluster, FleetChange, Grant, Name, Right, Server};
 use phalanx_plan::report::Severity;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -71,7 +71,7 @@ async fn pass_all(store: &Store, live: &Live, world: &World) -> Result<(), Store
 
 /// What shows that the holder is at an end; none while it may still use the right.
 fn proof(world: &World, seen: &BTreeMap<Name, Seen>, cluster: &Cluster, right: &Right, grant: &Grant) -> Option<Proof> {
-    let is_fenced = world.fleet.servers.get(&grant.holder).is_some_and(|holder| holder.fenced.is_some());
+    let is_fenced = world.fleet.servers.get(&grant.holder).is_some_and(Server::is_fenced);
     match is_fenced {
         true => Some(Proof::Fenced),
         false => is_released(world, seen, cluster, right, grant).then_some(Proof::Released),

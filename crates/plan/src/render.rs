@@ -12,11 +12,10 @@ use crate::guard_config::GuardConfig;
 use crate::launcher_config::LauncherConfig;
 use crate::mail;
 use crate::proxy_config::{BalancerConfig, ProxyConfig};
-use crate::rights::{self, Expected, Held, RightsConfig};
+use crate::rights::{self, RightsConfig};
 use crate::spec::mail::MailSpec;
 use crate::spec::{NodeSpec, WebSpec, Work};
 use crate::steps::desired::{EXPORTS_FILE, HTTPD_COMMON_FILE, NFS_FILE, SYSCTL_FILE, TABLE_FILE};
-use phalanx_model::Right;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -58,29 +57,8 @@ fn mail_files(spec: &NodeSpec, mail: &MailSpec) -> Files {
     let mut files = mail::files(spec, mail);
     let guard = GuardConfig { keeps_mail_lookups: true, ..GuardConfig::new(mail.share.as_ref()) };
     files.insert("guard.json".to_owned(), json(&guard));
-    files.insert(rights::FILE.to_owned(), json(&rights_config(spec, mail)));
+    files.insert(rights::FILE.to_owned(), json(&RightsConfig::of(spec, mail)));
     files
-}
-
-/// What this node may do, and where the share says so. A queue on the node's own disk is nobody else's.
-fn rights_config(spec: &NodeSpec, mail: &MailSpec) -> RightsConfig {
-    let expected = |right: Right, file: String, number| {
-        let held = Held { cluster: mail.cluster.clone(), right: right.clone(), holder: spec.server.clone(), number };
-        (right, Expected { file, held })
-    };
-    let mut rights = BTreeMap::new();
-    let holds = mail.mailboxes.holder.as_ref().is_some_and(|holder| holder.server == spec.server);
-    if let Some(share) = mail.share.as_ref().filter(|_| holds) {
-        let (right, mut expected) = expected(Right::Mailboxes, String::new(), mail.mailboxes.number);
-        expected.file = format!("{}/{}", share.mount_point(), expected.held.file());
-        rights.insert(right, expected);
-    }
-    for (of, queue) in mail.queues.iter().filter(|(_, queue)| queue.mount.is_some()) {
-        let file = format!("{}/{}", queue.directory(), rights::HOLDER_FILE);
-        rights.extend([expected(Right::Queue(of.clone()), file, queue.number)]);
-    }
-    let own_queue_is_local = mail.queues.get(&spec.server).is_some_and(|queue| queue.mount.is_none());
-    RightsConfig { own_queue: Right::Queue(spec.server.clone()), own_queue_is_local, rights }
 }
 
 fn web_files(spec: &NodeSpec, web: &WebSpec) -> Files {

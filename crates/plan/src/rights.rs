@@ -7,6 +7,11 @@
 //!
 //! The files are overwritten in place and have a fixed length, so that an NFS client that knows the file sees what is new by opening it.
 
+#[cfg(test)]
+mod simulation;
+
+use crate::spec::NodeSpec;
+use crate::spec::mail::MailSpec;
 use phalanx_model::{Name, Right};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -33,6 +38,8 @@ pub struct Held {
     pub holder: Name,
     /// The grant's number.
     pub number: u64,
+    /// Nobody may use it any more under this number: its holder is being fenced.
+    pub is_void: bool,
 }
 
 impl Held {
@@ -84,6 +91,30 @@ pub struct RightsConfig {
     pub rights: BTreeMap<Right, Expected>,
 }
 
+impl RightsConfig {
+    /// What this node may do, and where the share says so. A queue on the node's own disk is nobody else's.
+    pub fn of(spec: &NodeSpec, mail: &MailSpec) -> Self {
+        let expected = |right: Right, file: String, number| {
+            let (cluster, holder) = (mail.cluster.clone(), spec.server.clone());
+            let held = Held { cluster, right: right.clone(), holder, number, is_void: false };
+            (right, Expected { file, held })
+        };
+        let mut rights = BTreeMap::new();
+        let holds = mail.mailboxes.holder.as_ref().is_some_and(|holder| holder.server == spec.server);
+        if let Some(share) = mail.share.as_ref().filter(|_| holds) {
+            let (right, mut expected) = expected(Right::Mailboxes, String::new(), mail.mailboxes.number);
+            expected.file = format!("{}/{}", share.mount_point(), expected.held.file());
+            rights.insert(right, expected);
+        }
+        for (of, queue) in mail.queues.iter().filter(|(_, queue)| queue.mount.is_some()) {
+            let file = format!("{}/{}", queue.directory(), HOLDER_FILE);
+            rights.extend([expected(Right::Queue(of.clone()), file, queue.number)]);
+        }
+        let own_queue_is_local = mail.queues.get(&spec.server).is_some_and(|queue| queue.mount.is_none());
+        Self { own_queue: Right::Queue(spec.server.clone()), own_queue_is_local, rights }
+    }
+}
+
 /// What the share must say before a right is used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -96,9 +127,12 @@ pub struct Expected {
 
 /// Why a right must not be used now, where `seen` is what the share tells; none where it may.
 pub fn verdict(expected: &Expected, seen: Option<&Held>) -> Option<String> {
-    let Held { cluster, right, holder, number } = &expected.held;
+    let Held { cluster, right, holder, number, is_void: _ } = &expected.held;
     match seen {
         Some(seen) if *seen == expected.held => None,
+        Some(seen) if seen.is_void && seen.number == *number => Some(format!(
+            "{right} of cluster {cluster} may not be used by {holder} any more: it is being fenced, or was"
+        )),
         Some(seen) if seen.number > *number => Some(format!(
             "{right} of cluster {cluster} belongs to {} by now, under number {}; {holder} had it under number {number}",
             seen.holder, seen.number
@@ -129,7 +163,7 @@ pub enum Comparison {
 pub fn compare(kept: &Held, seen: Option<&Held>) -> Comparison {
     match seen {
         Some(seen) if seen == kept => Comparison::Same,
-        Some(seen) if seen.number >= kept.number => Comparison::Other(format!(
+        Some(seen) if (seen.number, seen.is_void) >= (kept.number, kept.is_void) => Comparison::Other(format!(
             "the share says that {} of cluster {} belongs to {} under number {}, the panel that it belongs to {} under number {}; was the panel \
              restored from a backup? See to it that {} does not use it, then remove {} on the share",
             kept.right,
@@ -152,7 +186,8 @@ mod tests {
 
     fn held(holder: &str, number: u64) -> Held {
         let name = |text: &str| text.parse().expect("a name");
-        Held { cluster: name("mail"), right: Right::Queue(name("mail2")), holder: name(holder), number }
+        let right = Right::Queue(name("mail2"));
+        Held { cluster: name("mail"), right, holder: name(holder), number, is_void: false }
     }
 
     #[test]
@@ -168,7 +203,8 @@ mod tests {
     #[test]
     fn the_longest_names_fit() {
         let long = |letter: char| std::iter::repeat_n(letter, 32).collect::<String>().parse::<Name>().expect("a name");
-        let held = Held { cluster: long('a'), right: Right::Queue(long('b')), holder: long('c'), number: u64::MAX };
+        let (cluster, right, holder) = (long('a'), Right::Queue(long('b')), long('c'));
+        let held = Held { cluster, right, holder, number: u64::MAX, is_void: false };
         assert_eq!(Held::from_bytes(&held.to_bytes()), Some(held));
     }
 
@@ -180,21 +216,23 @@ mod tests {
         assert!(why(Some(&held("mail2", 3))).contains("belongs to mail2 by now"));
         assert!(why(Some(&held("mail2", 1))).contains("does not say yet"));
         assert!(why(Some(&held("mail2", 2))).contains("does not say yet"));
+        assert!(why(Some(&Held { is_void: true, ..held("mail1", 2) })).contains("fenced"));
         assert!(why(None).contains("/srv/phalanx/x"));
     }
 
     proptest! {
         /// Whatever order specs arrive in at who keeps the share, what is written there never goes back.
         #[test]
-        fn numbers_on_a_share_only_grow(specs in prop::collection::vec((0..3_u8, 0..6_u64), 1..40)) {
+        fn numbers_on_a_share_only_grow(specs in prop::collection::vec((0..3_u8, 0..6_u64, any::<bool>()), 1..40)) {
             let mut share: Option<Held> = None;
-            for (holder, number) in specs {
-                let kept = held(&format!("mail{holder}"), number);
+            for (holder, number, is_void) in specs {
+                let kept = Held { is_void, ..held(&format!("mail{holder}"), number) };
                 let before = share.clone();
                 if compare(&kept, share.as_ref()) == Comparison::Older {
                     share = Some(kept);
                 }
-                let (was, is) = (before.as_ref().map(|b| b.number), share.as_ref().map(|s| s.number));
+                let tells = |told: &Option<Held>| told.as_ref().map(|told| (told.number, told.is_void));
+                let (was, is) = (tells(&before), tells(&share));
                 prop_assert!(is >= was && (is != was || share == before));
             }
         }

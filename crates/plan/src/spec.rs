@@ -361,9 +361,11 @@ fn kept_rights(fleet: &Fleet, share: &Share) -> Vec<KeptRight> {
     let kept = grants.map(|(cluster, right, grant)| {
         let (cluster, right, holder) = (cluster.name.clone(), right.clone(), grant.holder.clone());
         // A holder that is to let go keeps its way to the queue until it has.
-        let server = fleet.servers.get(&holder).filter(|server| server.fenced.is_none());
-        let address = server.map(|server| server.address.ip).filter(|_| share.kind == ShareKind::NfsManaged);
-        KeptRight { held: Held { cluster, right, holder, number: grant.number }, address }
+        let server = fleet.servers.get(&holder);
+        let is_void = server.is_some_and(|server| server.fenced.is_some());
+        let address =
+            server.map(|server| server.address.ip).filter(|_| share.kind == ShareKind::NfsManaged && !is_void);
+        KeptRight { held: Held { cluster, right, holder, number: grant.number, is_void }, address }
     });
     kept.collect()
 }

@@ -2,7 +2,7 @@
 
 use super::{watch_over, wire};
 use crate::keep;
-use crate::node::{Node, Order};
+use crate::node::{Deed, Node, Order};
 use crate::queue;
 use anyhow::{Context, bail};
 use phalanx_plan::session::{Command, DownMessage, Follower, FollowerEffect, Place, UpMessage};
@@ -188,10 +188,11 @@ impl Connection<'_> {
     fn carry_out(&self, number: u64, command: Command) {
         let (node, results) = (self.node.clone(), self.results.clone());
         tokio::spawn(async move {
-            let result = match &command {
+            let result = match command {
                 // Asked twice, it does no harm, and what it answers may be long.
-                Command::Queue { of, act } => queue::act(node.spec().as_ref(), of, act).await,
-                Command::Rollback { .. } | Command::Reconcile => once(&node, number, command).await,
+                Command::Queue { of, act } => queue::act(node.spec().as_ref(), &of, &act).await,
+                Command::Rollback { generation } => once(&node, number, Deed::RollBack(generation)).await,
+                Command::Reconcile => once(&node, number, Deed::Reconcile).await,
             };
             let message = UpMessage::CommandDone { number, server: node.identity.server.clone(), result };
             if results.send(message).await.is_err() {
@@ -204,7 +205,7 @@ impl Connection<'_> {
     }
 }
 
-async fn once(node: &Node, number: u64, command: Command) -> Result<String, String> {
+async fn once(node: &Node, number: u64, deed: Deed) -> Result<String, String> {
     let path = node.paths.agent("commands.json");
     let failed = |error: anyhow::Error| format!("{error:#}");
     let mut results: BTreeMap<u64, Result<String, String>> = keep::load(&path).map_err(failed)?.unwrap_or_default();
@@ -212,7 +213,7 @@ async fn once(node: &Node, number: u64, command: Command) -> Result<String, Stri
         return result.clone();
     }
     let (answer, answered) = oneshot::channel();
-    let order = Order { command, answer };
+    let order = Order { deed, answer };
     let busy = || "the agent is busy; try again".to_owned();
     node.orders.try_send(order).map_err(|_| busy())?;
     let result = match tokio::time::timeout(COMMAND_LIMIT, answered).await {

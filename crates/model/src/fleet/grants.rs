@@ -3,8 +3,8 @@
 use super::{Fleet, exists, not_in_cluster};
 use crate::cluster::{Cluster, ClusterKind};
 use crate::grant::Proof;
-use crate::server::Fenced;
-use crate::{Grant, Name, Refusal, Right, Rule};
+use crate::server::{BootId, Fenced};
+use crate::{Grant, Name, Refusal, Right, Rule, Server};
 use std::collections::BTreeMap;
 
 impl Fleet {
@@ -26,22 +26,45 @@ impl Fleet {
         Ok(())
     }
 
-    pub(super) fn fence(&mut self, server: &Name, fenced: Fenced) -> Result<(), Refusal> {
+    pub(super) fn begin_fence(&mut self, server: &Name, boot: Option<BootId>) -> Result<(), Refusal> {
         exists(&self.servers, "server", server)?;
-        self.servers.get_mut(server).expect("looked up above").fenced = Some(fenced);
+        let server = self.servers.get_mut(server).expect("looked up above");
+        if !server.is_fenced() {
+            server.fenced = Some(Fenced { boot, is_seen: false });
+        }
         Ok(())
     }
 
-    /// What only this server filled comes home with it: its queue, if another node has adopted that.
+    pub(super) fn fence(&mut self, server: &Name) -> Result<(), Refusal> {
+        exists(&self.servers, "server", server)?;
+        let Some(fenced) = &mut self.servers.get_mut(server).expect("looked up above").fenced else {
+            return Err(Refusal::new(
+                Rule::GrantMovesByProof,
+                format!("the fence of server {server} was not begun, or was taken back"),
+                format!("begin it: phalanx server fence {server}"),
+            ));
+        };
+        fenced.is_seen = true;
+        Ok(())
+    }
+
+    /// What it still has it may use again. What only this server filled comes home with it: its queue, if another node has adopted that.
     pub(super) fn unfence(&mut self, server: &Name) -> Result<(), Refusal> {
         exists(&self.servers, "server", server)?;
-        self.servers.get_mut(server).expect("looked up above").fenced = None;
-        let own = Right::Queue(server.clone());
-        let cluster = self.membership(server).map(|(cluster, _)| cluster);
-        let Some((cluster, grant)) = cluster.and_then(|c| Some((c.name.clone(), c.grants.get(&own)?.clone()))) else {
+        if self.servers.get_mut(server).expect("looked up above").fenced.take().is_none() {
             return Ok(());
-        };
-        self.set_grant(&cluster, &own, grant.ask(server.clone()));
+        }
+        let own = Right::Queue(server.clone());
+        for cluster in self.clusters.values_mut() {
+            let is_here = cluster.role_of(server).is_some();
+            for (right, grant) in &mut cluster.grants {
+                if grant.holder == *server {
+                    *grant = grant.renew();
+                } else if *right == own && is_here {
+                    *grant = grant.ask(server.clone());
+                }
+            }
+        }
         Ok(())
     }
 
@@ -53,7 +76,7 @@ impl Fleet {
         proof: Proof,
     ) -> Result<(), Refusal> {
         let grant = grant(exists(&self.clusters, "cluster", cluster)?, right)?;
-        let is_fenced = self.servers.get(&grant.holder).is_some_and(|holder| holder.fenced.is_some());
+        let is_fenced = self.servers.get(&grant.holder).is_some_and(Server::is_fenced);
         if proof == Proof::Fenced && !is_fenced {
             return Err(Refusal::new(
                 Rule::GrantMovesByProof,

@@ -331,13 +331,19 @@ fn pass_queue(number: u64, proof: Proof) -> FleetChange {
 fn what_a_fenced_server_had_moves_and_comes_home_when_it_is_back() {
     let mut fleet = with_mail();
     let queue = |fleet: &Fleet| fleet.clusters["mail"].grants[&Right::Queue(name("mail2"))].clone();
-    let fence = FleetChange::Fence { server: name("mail2"), fenced: Fenced { boot: None } };
+    let fence = FleetChange::Fence { server: name("mail2") };
     fleet.apply(ask_queue("mail1")).expect("asked");
-    let refused = fleet.apply(pass_queue(1, Proof::Fenced)).expect_err("nobody fenced it");
+    assert_eq!(fleet.apply(fence.clone()).expect_err("it was not begun").rule, Rule::GrantMovesByProof);
+    fleet.apply(FleetChange::BeginFence { server: name("mail2"), boot: None }).expect("begun");
+    let refused = fleet.apply(pass_queue(1, Proof::Fenced)).expect_err("nobody has seen it off");
     assert!(refused.rule == Rule::GrantMovesByProof && refused.hint.contains("server fence mail2"), "{refused:?}");
+    // A fence that failed: what it has it may use again, under a number that is later than what was told meanwhile.
+    fleet.apply(FleetChange::Unfence { server: name("mail2") }).expect("taken back");
+    assert!(queue(&fleet).number == 2 && queue(&fleet).holder == name("mail2"));
+    fleet.apply(FleetChange::BeginFence { server: name("mail2"), boot: None }).expect("begun");
     fleet.apply(fence).expect("fenced");
-    fleet.apply(pass_queue(1, Proof::Fenced)).expect("it moves");
-    assert!(queue(&fleet).is_usable_by(&name("mail1")) && queue(&fleet).number == 2);
+    fleet.apply(pass_queue(2, Proof::Fenced)).expect("it moves");
+    assert!(queue(&fleet).is_usable_by(&name("mail1")) && queue(&fleet).number == 3);
     for ask in [ask("mail2"), ask_queue("mail2")] {
         assert_eq!(fleet.apply(ask).expect_err("it is fenced").rule, Rule::GrantMovesByProof);
     }
@@ -347,8 +353,8 @@ fn what_a_fenced_server_had_moves_and_comes_home_when_it_is_back() {
     assert!(fleet.servers["mail2"].fenced.is_some());
     fleet.apply(FleetChange::Unfence { server: name("mail2") }).expect("back");
     assert_eq!(queue(&fleet).moving_to, Some(name("mail2")), "mail1 lets go of it first");
-    fleet.apply(pass_queue(2, Proof::Released)).expect("released");
-    assert!(queue(&fleet).is_usable_by(&name("mail2")) && queue(&fleet).number == 3);
+    fleet.apply(pass_queue(3, Proof::Released)).expect("released");
+    assert!(queue(&fleet).is_usable_by(&name("mail2")) && queue(&fleet).number == 4);
     assert!(fleet.apply(FleetChange::Unfence { server: name("nobody") }).is_err());
 }
 

@@ -73,6 +73,8 @@ pub struct Server {
 pub struct Fenced {
     /// The boot that it was fenced in; null where none was heard of.
     boot: Option<String>,
+    /// Whether it was seen off; until then its fence has only begun.
+    is_seen: bool,
 }
 
 /// What is known of a server now.

@@ -229,6 +229,11 @@ fn not_fenced(name: &Name, error: FenceError) -> Problem {
                 confirmation(name)
             ),
         ),
+        FenceError::Untold(..) => refused(
+            "untold",
+            "bring that server back first: without its word, the machine that is fenced could begin again what it had"
+                .to_owned(),
+        ),
         FenceError::Busy(_) => refused("busy", "wait for it: phalanx server show".to_owned()),
         FenceError::Program(_) => refused(
             "fence-failed",

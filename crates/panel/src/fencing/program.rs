@@ -73,7 +73,10 @@ pub async fn switch_off(program: &Path, server: &Name, address: Ipv4Addr, limit:
 }
 
 /// Only what root put there, and nobody else can change, has the power to switch machines off.
-fn is_fit(program: &Path) -> Result<(), ProgramError> {
+///
+/// # Errors
+/// It is not there, or others than root could change it.
+pub fn is_fit(program: &Path) -> Result<(), ProgramError> {
     let unfit = |why: String| ProgramError::Unfit { path: program.to_owned(), why };
     let seen = std::fs::metadata(program).map_err(|error| unfit(format!("can't be looked at: {error}")))?;
     match (seen.is_file(), seen.uid() == 0, seen.mode() & 0o022, seen.mode() & 0o111) {

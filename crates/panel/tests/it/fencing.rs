@@ -17,6 +17,31 @@ async fn fleet() -> TestPanel {
     panel
 }
 
+/// The agent of the NAS, which keeps the share: whatever it is told, the share tells at once.
+struct Keeper(tokio::task::JoinHandle<()>);
+
+impl Keeper {
+    async fn start(panel: &TestPanel) -> Self {
+        let mut nas = follow(panel, "nas1").await;
+        Self(tokio::spawn(async move {
+            loop {
+                let told = nas.spec_at;
+                let report = Report { converged: true, spec: told, ..Report::default() };
+                nas.wire.send(&UpMessage::Reports { reports: BTreeMap::from([(name("nas1"), report)]) }).await;
+                // Each second again, as agents do.
+                let more = std::time::Duration::from_secs(1);
+                let _same = tokio::time::timeout(more, nas.until(|f| f.spec_at > told)).await;
+            }
+        }))
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// mail1 follows; through its link mail2 reports from `boot`.
 async fn mail2_reports(panel: &TestPanel, mail1: &mut TestFollower, boot: &str) {
     let report = Report { boot_id: boot.to_owned(), spec: mail1.spec_at, ..Report::default() };
@@ -34,8 +59,8 @@ async fn until(so: impl AsyncFn() -> bool) {
     tokio::time::timeout(PATIENCE, waits).await.expect("it comes to pass");
 }
 
-async fn follow_mail1(panel: &TestPanel) -> TestFollower {
-    let member = join(panel, &token(panel, "mail1").await).await.expect("it joins");
+async fn follow(panel: &TestPanel, server: &str) -> TestFollower {
+    let member = join(panel, &token(panel, server).await).await.expect("it joins");
     let mut follower = TestFollower::connect(panel, member).await;
     follower.until(|f| f.spec.is_some() && f.snapshots == 1).await;
     follower
@@ -50,6 +75,7 @@ async fn queue_of_mail2(panel: &TestPanel) -> Value {
 #[tokio::test]
 async fn a_queue_is_adopted_after_a_fence_and_not_before() {
     let panel = fleet().await;
+    let _keeper = Keeper::start(&panel).await;
     assert_eq!(
         queue_of_mail2(&panel).await,
         json!({ "server": "mail2", "cluster": "mail", "holder": "mail2", "number": 1, "moving_to": null })
@@ -72,7 +98,7 @@ async fn a_queue_is_adopted_after_a_fence_and_not_before() {
     .await;
     // Asked again, it says how things stand.
     assert_eq!(panel.post("/queues/mail2/adopt", adopt(words)).await.is(200)["holder"], "mail1");
-    assert_eq!(panel.get("/servers/mail2").await.is(200)["fenced"], json!({ "boot": null }));
+    assert_eq!(panel.get("/servers/mail2").await.is(200)["fenced"], json!({ "boot": null, "is_seen": true }));
     panel.post("/queues/mail2/adopt", json!({ "to": "mail2" })).await.refused(409, "grant-moves-by-proof");
     panel.delete("/clusters/mail/slaves/mail2?force=true").await.is(204);
 }
@@ -80,20 +106,21 @@ async fn a_queue_is_adopted_after_a_fence_and_not_before() {
 #[tokio::test]
 async fn a_server_that_reports_is_not_fenced_and_another_boot_ends_a_fence() {
     let panel = fleet().await;
-    let mut mail1 = follow_mail1(&panel).await;
+    let _keeper = Keeper::start(&panel).await;
+    let mut mail1 = follow(&panel, "mail1").await;
     mail2_reports(&panel, &mut mail1, FIRST_BOOT).await;
     let words = json!({ "confirmation": "mail2 is switched off" });
     let said = panel.post("/servers/mail2/fence", words).await.refused(409, "still-alive");
     assert!(said["detail"].as_str().expect("words").contains("it lives"), "{said}");
     let anyway = json!({ "confirmation": "mail2 is switched off", "anyway": true });
     let fenced = panel.post("/servers/mail2/fence", anyway).await.is(200);
-    assert_eq!(fenced["fenced"], json!({ "boot": FIRST_BOOT }));
+    assert_eq!(fenced["fenced"], json!({ "boot": FIRST_BOOT, "is_seen": true }));
     panel.post("/queues/mail2/adopt", json!({ "to": "mail1" })).await.is(200);
     until(async || queue_of_mail2(&panel).await["holder"] == "mail1").await;
     // The same boot reports: whoever said that it was off was wrong. It stays fenced.
     mail2_reports(&panel, &mut mail1, FIRST_BOOT).await;
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-    assert_eq!(panel.get("/servers/mail2").await.is(200)["fenced"], json!({ "boot": FIRST_BOOT }));
+    assert_eq!(panel.get("/servers/mail2").await.is(200)["fenced"], json!({ "boot": FIRST_BOOT, "is_seen": true }));
     mail2_reports(&panel, &mut mail1, SECOND_BOOT).await;
     until(async || panel.get("/servers/mail2").await.is(200)["fenced"].is_null()).await;
     assert_eq!(queue_of_mail2(&panel).await["moving_to"], "mail2", "its queue is asked home");
@@ -102,8 +129,9 @@ async fn a_server_that_reports_is_not_fenced_and_another_boot_ends_a_fence() {
 #[tokio::test]
 async fn a_fence_without_a_known_boot_is_ended_by_a_persons_word() {
     let panel = fleet().await;
+    let _keeper = Keeper::start(&panel).await;
     panel.post("/servers/mail2/fence", json!({ "confirmation": "mail2 is switched off" })).await.is(200);
-    let mut mail1 = follow_mail1(&panel).await;
+    let mut mail1 = follow(&panel, "mail1").await;
     mail2_reports(&panel, &mut mail1, SECOND_BOOT).await;
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     assert!(panel.get("/servers/mail2").await.is(200)["fenced"].is_object(), "nobody can tell which boot that is");
@@ -150,4 +178,17 @@ async fn what_is_done_with_a_queue_is_asked_of_its_holder() {
             );
         }
     }
+}
+
+/// Without the word of who keeps the share, a machine that is started again could begin what it had: nothing is fenced then, and what it has
+/// it may use again.
+#[tokio::test]
+async fn who_keeps_the_share_must_have_told() {
+    let panel = fleet().await;
+    let words = json!({ "confirmation": "mail2 is switched off" });
+    let said = panel.post("/servers/mail2/fence", words).await.refused(409, "untold");
+    assert!(said["detail"].as_str().expect("words").starts_with("nas1, who keeps the share"), "{said}");
+    assert!(panel.get("/servers/mail2").await.is(200)["fenced"].is_null());
+    let queue = queue_of_mail2(&panel).await;
+    assert!(queue["holder"] == "mail2" && queue["number"] == 2, "a later number than was told to be void: {queue}");
 }

@@ -1,9 +1,10 @@
 //! Goldens of a generation's files.
 
 use super::*;
-use crate::rights::KeptRight;
+use crate::rights::{Held, KeptRight};
 use crate::spec::{KeptShare, NasSpec};
 use expect_test::expect;
+use phalanx_model::Right;
 use phalanx_model::cluster::Role;
 use phalanx_model::share::Marker;
 
@@ -23,7 +24,7 @@ fn a_nas_exports_to_its_clients_alone() {
     let queue = |of: &str, holder: &str, address: Option<&str>| {
         let name = |text: &str| text.parse().expect("a name");
         let right = Right::Queue(name(of));
-        let held = Held { cluster: name("mail"), right, holder: name(holder), number: 1 };
+        let held = Held { cluster: name("mail"), right, holder: name(holder), number: 1, is_void: false };
         KeptRight { held, address: address.map(|address| address.parse().expect("an address")) }
     };
     let share = |name: &str, clients: &[&str]| KeptShare {

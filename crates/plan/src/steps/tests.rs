@@ -182,7 +182,13 @@ fn share_mount(share: &str, source: MountSource, keeps_homes: bool) -> MountSpec
 
 fn kept_right(holder: &str, number: u64) -> KeptRight {
     let name = |text: &str| text.parse().expect("a name");
-    let held = Held { cluster: name("mail"), right: Right::Queue(name("mail1")), holder: name(holder), number };
+    let held = Held {
+        cluster: name("mail"),
+        right: Right::Queue(name("mail1")),
+        holder: name(holder),
+        number,
+        is_void: false,
+    };
     KeptRight { held, address: Some(ip("10.9.0.41")) }
 }
 

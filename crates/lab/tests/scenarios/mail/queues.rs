@@ -243,11 +243,13 @@ fn a_lost_nodes_mailboxes_move() -> Result<()> {
         ensure!(!refused.success() && refused.stderr.contains("it lives"), "{}", refused.stderr);
         figure.host("mail2").kill()?;
         figure.phalanx("cluster move-grant mail mailboxes --to mail1")?;
-        std::thread::sleep(Duration::from_secs(10));
+        eventually(LONG, "that somebody is told what to do", || {
+            let said = figure.phalanx("status")?;
+            ensure!(said.contains("phalanx server fence mail2"), "{said}");
+            Ok(())
+        })?;
         let grant = figure.json("cluster show mail")?["grants"]["mailboxes"].clone();
         ensure!(grant["holder"] == "mail2" && grant["moving_to"] == "mail1", "nobody has seen mail2 off: {grant}");
-        let said = figure.phalanx("status")?;
-        ensure!(said.contains("phalanx server fence mail2"), "{said}");
         figure.phalanx("server fence mail2 --confirm 'mail2 is switched off'")?;
         holds("mail1")?;
         // It comes back and hears nobody. By its configuration the mailboxes are its own.
