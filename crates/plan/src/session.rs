@@ -19,6 +19,6 @@ pub use route::{Place, Route};
 pub use upstream::{Upstream, UpstreamEffect};
 
 #[cfg(test)]
-mod dice;
+pub(crate) mod dice;
 #[cfg(test)]
 mod simulation;
