@@ -10,6 +10,7 @@
 
 pub mod guard;
 pub mod launcher;
+pub mod logs;
 
 mod accounts;
 mod check;

@@ -93,6 +93,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Panel(command) => commands::daemons::panel(command, global.json),
         Command::Agent(command) => commands::daemons::agent(command, global.json),
         Command::Launcher(args) => commands::daemons::launcher(args),
+        Command::Logs(args) => commands::daemons::logs(args),
         Command::Guard(args) => return commands::daemons::guard(args),
     };
     done.map(|()| ExitCode::SUCCESS)

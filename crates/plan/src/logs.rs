@@ -21,7 +21,7 @@ pub mod ship;
 mod simulation;
 pub mod watermark;
 
-use crate::spec::MountSpec;
+use crate::spec::{LogsSpec, MountSpec, WebSpec};
 use phalanx_model::Name;
 use phalanx_model::share::{Marker, mount_point};
 use serde::{Deserialize, Serialize};
@@ -63,6 +63,14 @@ pub struct LogsShare {
     pub marker: Marker,
     /// Where it is mounted.
     pub mount_point: String,
+}
+
+impl LogsConfig {
+    /// What `phalanx logs` of a web node does.
+    pub fn new(node: Name, web: &WebSpec) -> Self {
+        let LogsSpec { merges_under, nodes } = web.logs.clone();
+        Self { node, share: web.share.as_ref().map(LogsShare::new), merges_under, nodes }
+    }
 }
 
 impl LogsShare {

@@ -9,7 +9,7 @@ use phalanx_model::cluster::{ClusterKind, Role};
 use phalanx_model::mail::MailProtocol;
 use phalanx_model::server::InternalNet;
 use phalanx_model::share::{Marker, SharePath};
-use phalanx_model::{Fleet, Name, Row, Share, ShareKind};
+use phalanx_model::{Fleet, Grant, Name, Right, Row, Share, ShareKind};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -100,6 +100,18 @@ pub struct WebSpec {
     pub balancers: BTreeSet<Ipv4Addr>,
     /// Directives put at the end of every account's httpd configuration.
     pub httpd_directives: Vec<String>,
+    /// What becomes of access logs.
+    #[serde(default)]
+    pub logs: LogsSpec,
+}
+
+/// What becomes of the access logs of a cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogsSpec {
+    /// The number of the grant to merge them, on its holder.
+    pub merges_under: Option<u64>,
+    /// The nodes of the cluster.
+    pub nodes: BTreeSet<Name>,
 }
 
 /// A share as a node mounts it.
@@ -282,6 +294,7 @@ fn web_spec(fleet: &Fleet, cluster: &phalanx_model::Cluster, server: &Name, role
         reply_routes: BTreeMap::new(),
         balancers: BTreeSet::new(),
         httpd_directives: cluster.httpd_directives.clone(),
+        logs: logs_spec(cluster, server),
     };
     for address in fleet.addresses.values().filter(|a| a.cluster == cluster.name) {
         let ip = address.internal.get(server).copied().unwrap_or(main.ip);
@@ -297,6 +310,14 @@ fn web_spec(fleet: &Fleet, cluster: &phalanx_model::Cluster, server: &Name, role
         spec.listen.insert(SocketAddrV4::new(main.ip, 80));
     }
     spec
+}
+
+fn logs_spec(cluster: &phalanx_model::Cluster, server: &Name) -> LogsSpec {
+    // A cluster from before there was this grant has it with its master, who cannot have passed it on.
+    let first = Grant::first(cluster.master.clone());
+    let grant = cluster.grants.get(&Right::Logs).unwrap_or(&first);
+    let merges_under = grant.is_usable_by(server).then_some(grant.number);
+    LogsSpec { merges_under, nodes: cluster.nodes().map(|(node, _, _)| node.clone()).collect() }
 }
 
 fn mount_spec(fleet: &Fleet, share: &Share, role: Role) -> MountSpec {

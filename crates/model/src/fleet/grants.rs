@@ -1,4 +1,4 @@
-//! What is particular to clusters with grants: mail clusters, so far.
+//! What is particular to clusters with grants: mail and web clusters, so far.
 
 use super::{Fleet, exists, not_in_cluster};
 use crate::cluster::{Cluster, ClusterKind};
@@ -12,7 +12,16 @@ impl Fleet {
         if found.role_of(&to).is_none() {
             return Err(not_in_cluster(cluster, &to));
         }
-        let asked = grant(found, right)?.ask(to);
+        let grant = grant(found, right)?;
+        if *right == Right::Logs {
+            let detail = format!("the logs of cluster {cluster} are merged by {}, its master", grant.holder);
+            return Err(Refusal::new(
+                Rule::GrantMovesByProof,
+                detail,
+                "there is nothing to do: they move with the mastership",
+            ));
+        }
+        let asked = grant.ask(to);
         self.set_grant(cluster, right, asked);
         Ok(())
     }
@@ -47,7 +56,7 @@ fn grant<'c>(cluster: &'c Cluster, right: &Right) -> Result<&'c Grant, Refusal> 
     cluster.grants.get(right).ok_or_else(|| {
         let known: Vec<String> = cluster.grants.keys().map(Right::to_string).collect();
         let hint = match known.is_empty() {
-            true => "mail clusters have grants".to_owned(),
+            true => "mail and web clusters have grants".to_owned(),
             false => format!("there are {}", known.join(", ")),
         };
         Refusal::new(Rule::ReferenceExists, format!("cluster {} has no grant {right}", cluster.name), hint)
@@ -59,7 +68,8 @@ pub(super) fn first(cluster: &Cluster) -> BTreeMap<Right, Grant> {
     let master = &cluster.master;
     let rights = match cluster.kind {
         ClusterKind::Mail => vec![Right::Mailboxes, Right::Queue(master.clone())],
-        ClusterKind::Web | ClusterKind::Nas | ClusterKind::Balancer => vec![],
+        ClusterKind::Web => vec![Right::Logs],
+        ClusterKind::Nas | ClusterKind::Balancer => vec![],
     };
     rights.into_iter().map(|right| (right, Grant::first(master.clone()))).collect()
 }

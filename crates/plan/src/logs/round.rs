@@ -35,16 +35,15 @@ pub trait Storage {
     fn read(&mut self, input: &Input, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), Self::Error>;
     /// The account of a site; none where there is no such site.
     fn owner(&mut self, site: &str) -> Result<Option<(Name, Uid)>, Self::Error>;
-    /// A merged log and the names beside it; refused where something else has its place.
-    fn look(&mut self, log: &Log) -> Result<Result<Beside, String>, Self::Error>;
+    /// A merged log; refused where something else has its place.
+    fn look(&mut self, log: &Log) -> Result<Result<Seen, String>, Self::Error>;
+    /// The names in its directory.
+    fn beside(&mut self, log: &Log) -> Result<Result<Vec<String>, String>, Self::Error>;
     /// Moves a log aside, unless something has that name already, and removes the names that are outdated.
     fn move_aside(&mut self, log: &Log, name: &str) -> Result<Result<(), String>, Self::Error>;
     /// Writes to a log at `base`, or at its end where that is before, for good.
     fn write(&mut self, log: &Log, base: u64, bytes: &[u8]) -> Result<Result<(), String>, Self::Error>;
 }
-
-/// What is found of a merged log, and the names beside it.
-pub type Beside = (Seen, Vec<String>);
 
 /// Why a round came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -238,12 +237,15 @@ fn outputs<S: Storage>(
 }
 
 fn output<S: Storage>(storage: &mut S, log: Log, now_us: u64) -> Result<Output, RoundError<S::Error>> {
-    Ok(match storage.look(&log)? {
-        Err(why) => Output { log, base: 0, aside: None, refused: Some(why) },
-        Ok((seen, others)) if rotate::is_due(seen, now_us) => {
-            Output { log, base: 0, aside: Some(rotate::name(seen, &others)), refused: None }
+    let looked = match storage.look(&log)? {
+        Ok(seen) if rotate::is_due(seen, now_us) => {
+            storage.beside(&log)?.map(|others| (0, Some(rotate::name(seen, &others))))
         }
-        Ok((seen, _)) => Output { log, base: seen.len, aside: None, refused: None },
+        looked => looked.map(|seen| (seen.len, None)),
+    };
+    Ok(match looked {
+        Ok((base, aside)) => Output { log, base, aside, refused: None },
+        Err(why) => Output { log, base: 0, aside: None, refused: Some(why) },
     })
 }
 

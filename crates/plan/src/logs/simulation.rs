@@ -7,7 +7,7 @@ use super::batch::{Counted, Log, STATE, State, TRAFFIC};
 use super::date::Day;
 use super::merge::{Input, Traffic};
 use super::rotate::{self, Seen};
-use super::round::{Beside, Outcome, Storage, round};
+use super::round::{Outcome, Storage, round};
 use super::segment::{END, SegmentName, header};
 use super::ship::{self, Depot, KEPT_US, Local};
 use crate::session::dice::Dice;
@@ -244,16 +244,20 @@ impl Storage for World {
         Ok((site != "gone.org").then(|| ("account".parse().unwrap(), Uid::FIRST)))
     }
 
-    fn look(&mut self, log: &Log) -> Result<Result<Beside, String>, Broken> {
+    fn look(&mut self, log: &Log) -> Result<Result<Seen, String>, Broken> {
         self.burn()?;
         let name = World::name_of(log);
         if name == "evil.org" && self.is_blocked {
             return Ok(Err("it is a directory".to_owned()));
         }
-        let others = self.logs.keys().filter(|(of, _)| *of == name).map(|(_, file)| file.clone()).collect();
         let found = self.logs.get(&(name, rotate::NAME.to_owned()));
-        let seen = found.map_or(Seen::default(), |(text, at)| Seen { len: text.len() as u64, written_us: *at });
-        Ok(Ok((seen, others)))
+        Ok(Ok(found.map_or(Seen::default(), |(text, at)| Seen { len: text.len() as u64, written_us: *at })))
+    }
+
+    fn beside(&mut self, log: &Log) -> Result<Result<Vec<String>, String>, Broken> {
+        self.burn()?;
+        let name = World::name_of(log);
+        Ok(Ok(self.logs.keys().filter(|(of, _)| *of == name).map(|(_, file)| file.clone()).collect()))
     }
 
     fn move_aside(&mut self, log: &Log, name: &str) -> Result<Result<(), String>, Broken> {

@@ -194,6 +194,7 @@ fn web(share: Option<MountSpec>) -> WebSpec {
         reply_routes: BTreeMap::new(),
         balancers: BTreeSet::new(),
         httpd_directives: vec![],
+        logs: Default::default(),
     }
 }
 
@@ -365,6 +366,7 @@ fn a_fresh_web_node_is_set_up_in_order() {
             "start",
             "start",
             "start",
+            "start",
             "verify",
         ]
     );
@@ -380,6 +382,7 @@ fn a_node_that_leaves_its_cluster_stops_daemons_before_it_takes_away_what_they_s
     assert_eq!(
         names(&plan),
         [
+            "stop",
             "stop",
             "stop",
             "stop",
