@@ -11,6 +11,7 @@
 pub mod guard;
 pub mod holds;
 pub mod launcher;
+pub mod logs;
 
 mod accounts;
 mod check;

@@ -118,6 +118,9 @@ impl Reporter {
         problems.append(&mut status.problems);
         problems.extend(standing.problems.iter().cloned());
         problems.extend(self.node.directory.problems());
+        if self.node.spec().is_some_and(|spec| matches!(spec.work, Work::Web(_))) {
+            problems.extend(crate::logs::problems());
+        }
         problems.dedup();
         problems.truncate(20);
         let mut load = self.load(&status);

@@ -5,7 +5,7 @@ use crate::commands::account::AccountCommand;
 use crate::commands::address::AddressCommand;
 use crate::commands::alias::AliasCommand;
 use crate::commands::cluster::ClusterCommand;
-use crate::commands::daemons::{AgentCommand, GuardArgs, HoldsArgs, LauncherArgs, PanelCommand};
+use crate::commands::daemons::{AgentCommand, GuardArgs, HoldsArgs, LauncherArgs, LogsArgs, PanelCommand};
 use crate::commands::journal::{AuditArgs, EventsArgs};
 use crate::commands::logical_server::LogicalServerCommand;
 use crate::commands::mail_domain::MailDomainCommand;
@@ -45,7 +45,7 @@ The way to a first site:
 Daemons, which systemd starts (each has --help):
   phalanx panel init | run                  the control panel
   phalanx agent join | run                  the agent on each machine
-  phalanx launcher, phalanx guard           an agent's helpers on web nodes
+  phalanx launcher, guard, logs             an agent's helpers on web nodes
 
 The API token is read from --token-file, else PHALANX_TOKEN, else /var/lib/phalanx/panel/admin.token.
 Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the panel is out of reach.";
@@ -132,4 +132,7 @@ pub enum Command {
     /// Says by success whether this node may use a right now: what daemons ask before they start
     #[command(hide = true)]
     Holds(HoldsArgs),
+    /// Ships and merges a web node's access logs
+    #[command(hide = true)]
+    Logs(LogsArgs),
 }

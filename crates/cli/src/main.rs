@@ -94,6 +94,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Panel(command) => commands::daemons::panel(command, global.json),
         Command::Agent(command) => commands::daemons::agent(command, global.json),
         Command::Launcher(args) => commands::daemons::launcher(args),
+        Command::Logs(args) => commands::daemons::logs(args),
         Command::Guard(args) => return commands::daemons::guard(args),
         Command::Holds(args) => commands::daemons::holds(args),
     };

@@ -72,7 +72,7 @@ fn the_first_help_shows_the_way() {
             Daemons, which systemd starts (each has --help):
               phalanx panel init | run                  the control panel
               phalanx agent join | run                  the agent on each machine
-              phalanx launcher, phalanx guard           an agent's helpers on web nodes
+              phalanx launcher, guard, logs             an agent's helpers on web nodes
 
             The API token is read from --token-file, else PHALANX_TOKEN, else /var/lib/phalanx/panel/admin.token.
             Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the panel is out of reach.

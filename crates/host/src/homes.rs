@@ -9,11 +9,13 @@ use phalanx_model::mail::MAIL;
 use phalanx_model::share::{HOMES, MARKER_FILE};
 use phalanx_model::{HostName, Name, Uid};
 use phalanx_plan::guard_config::PROBE_DIRECTORY;
+use phalanx_plan::logs::{DIRECTORY, OWNER};
 use phalanx_plan::spec::KeptShare;
 use phalanx_plan::steps::observed::SeenShare;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, fchmod, fchown, fstat, mkdirat, openat2, renameat, statat};
 use rustix::io::Errno;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
 /// What every home has, with the mode: sites, PHP's sessions (which tell who is logged in), temporary files, logs.
@@ -67,7 +69,12 @@ pub fn keep_share(share: &KeptShare) -> Result<(), FileError> {
     // Guards of nodes write there, as nobody where the server squashes root.
     let probes = root.join(PROBE_DIRECTORY);
     std::fs::create_dir_all(&probes).map_err(failed(&probes, "making the directory"))?;
-    for (directory, mode) in [(root.to_owned(), 0o755), (root.join(HOMES), 0o755), (removed, 0o700), (probes, 0o1777)] {
+    let logs = root.join(DIRECTORY);
+    std::fs::create_dir_all(&logs).map_err(failed(&logs, "making the directory"))?;
+    chown(&logs, Some(OWNER), Some(OWNER)).map_err(failed(&logs, "giving it to the owner of logs"))?;
+    for (directory, mode) in
+        [(root.to_owned(), 0o755), (root.join(HOMES), 0o755), (removed, 0o700), (probes, 0o1777), (logs, 0o700)]
+    {
         let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
         std::fs::set_permissions(&directory, permissions).map_err(failed(&directory, "setting the mode"))?;
     }

@@ -8,6 +8,7 @@ pub mod exports;
 pub mod facts;
 pub mod generation;
 pub mod homes;
+pub mod logs;
 pub mod mail_lookup;
 pub mod mount;
 pub mod nft;

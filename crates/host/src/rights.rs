@@ -47,7 +47,7 @@ pub fn tell(root: &Path, rights: &[KeptRight]) -> Result<(), FileError> {
     for KeptRight { held, address: _ } in rights {
         let path = root.join(held.file());
         match &held.right {
-            Right::Mailboxes => make(&own.join("rights").join(held.cluster.as_str()), 0o755)?,
+            Right::Mailboxes | Right::Logs => make(&own.join("rights").join(held.cluster.as_str()), 0o755)?,
             Right::Queue(server) => make(&root.join(queue_directory(server)), 0o755)?,
         }
         write(&path, &held.to_bytes())?;

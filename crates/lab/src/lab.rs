@@ -200,7 +200,9 @@ impl Lab {
             let console = console.unwrap_or_else(|error| format!("{error:#}").into_bytes());
             fs::write(folder.join(format!("{}.console", host.name())), console)?;
             // What daemons log beside the journal; a guest's disk can't be read from here.
-            for log in fs::read_dir(disks.join(host.name()).join("root/var/log/phalanx")).into_iter().flatten() {
+            let logs = disks.join(host.name()).join("root/var/log/phalanx");
+            let folders = [logs.clone(), logs.join("access")];
+            for log in folders.iter().filter_map(|logs| fs::read_dir(logs).ok()).flatten() {
                 let log = log?;
                 if log.file_type()?.is_file() {
                     let name = format!("{}.{}", host.name(), log.file_name().to_string_lossy());

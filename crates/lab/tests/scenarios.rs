@@ -14,6 +14,7 @@ mod scenarios {
     mod isolation;
     mod join_and_leave;
     mod live;
+    mod logs;
     mod mail;
     mod masters_only;
     mod nfs;

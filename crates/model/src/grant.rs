@@ -19,6 +19,8 @@ pub enum Right {
     Mailboxes,
     /// To run the mail queue that this server filled.
     Queue(Name),
+    /// To merge the logs of a web cluster.
+    Logs,
 }
 
 impl fmt::Display for Right {
@@ -26,6 +28,7 @@ impl fmt::Display for Right {
         match self {
             Self::Mailboxes => f.write_str("mailboxes"),
             Self::Queue(server) => write!(f, "queue-{server}"),
+            Self::Logs => f.write_str("logs"),
         }
     }
 }
@@ -37,7 +40,8 @@ impl FromStr for Right {
         match text.strip_prefix("queue-") {
             Some(server) => Ok(Self::Queue(server.parse()?)),
             None if text == "mailboxes" => Ok(Self::Mailboxes),
-            None => Err(Invalid::new("right", text, "it must be mailboxes, or queue-SERVER")),
+            None if text == "logs" => Ok(Self::Logs),
+            None => Err(Invalid::new("right", text, "it must be mailboxes, logs, or queue-SERVER")),
         }
     }
 }
@@ -120,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_right_is_a_word() {
-        for right in [Right::Mailboxes, Right::Queue(name("mail1"))] {
+        for right in [Right::Mailboxes, Right::Queue(name("mail1")), Right::Logs] {
             assert_eq!(right.to_string().parse::<Right>().unwrap(), right);
         }
         assert!("queue-".parse::<Right>().is_err() && "mailbox".parse::<Right>().is_err());

@@ -2,7 +2,7 @@
 //!
 //! [`spec`] turns a fleet into what each node should be; [`render`] turns that into files; [`steps`] turns (desired, observed) into
 //! ordered steps; [`session`] is the protocol between agents, masters and the panel as a state machine; [`balance`] chooses weights
-//! from health and load; [`score`] makes one number of a node's pressure; [`account`] renders what one account runs.
+//! from health and load; [`logs`] merges access logs; [`score`] makes one number of a node's pressure; [`account`] renders what one account runs.
 //!
 //! Deliberately absent: I/O, clocks and randomness. Time and random numbers are arguments.
 
@@ -11,6 +11,7 @@ pub mod balance;
 pub mod directive;
 pub mod guard_config;
 pub mod launcher_config;
+pub mod logs;
 pub mod mail;
 pub mod proxy_config;
 pub mod render;

@@ -124,8 +124,8 @@ pub struct ProxyPaths {
     pub directory: PathBuf,
     /// The launcher's socket.
     pub launcher: PathBuf,
-    /// The access log.
-    pub access_log: PathBuf,
+    /// The directory of the access log's segments.
+    pub access_logs: PathBuf,
     /// Statistics, rewritten each second.
     pub status: PathBuf,
 }
@@ -135,7 +135,7 @@ impl Default for ProxyPaths {
         Self {
             directory: "/var/lib/phalanx/directory/directory.sqlite".into(),
             launcher: "/run/phalanx/launcher/launcher.sock".into(),
-            access_log: "/var/log/phalanx/access.log".into(),
+            access_logs: crate::logs::LOCAL.into(),
             status: "/run/phalanx/proxy/status.json".into(),
         }
     }
@@ -144,7 +144,8 @@ impl Default for ProxyPaths {
 impl ProxyConfig {
     /// The configuration of a web node.
     pub fn new(server: Name, web: &WebSpec) -> Self {
-        let WebSpec { share, listen, extra_addresses: _, reply_routes: _, balancers, httpd_directives: _ } = web;
+        let WebSpec { share, listen, extra_addresses: _, reply_routes: _, balancers, httpd_directives: _, logs: _ } =
+            web;
         let share = share.as_ref().map(|MountSpec { share, queue_of: _, marker, source: _, keeps_homes: _ }| {
             ShareCheck::new(share.clone(), marker.clone())
         });

@@ -10,6 +10,7 @@ mod tests;
 use crate::account;
 use crate::guard_config::GuardConfig;
 use crate::launcher_config::LauncherConfig;
+use crate::logs::LogsConfig;
 use crate::mail;
 use crate::proxy_config::{BalancerConfig, ProxyConfig};
 use crate::rights::{self, RightsConfig};
@@ -66,6 +67,7 @@ fn web_files(spec: &NodeSpec, web: &WebSpec) -> Files {
         ("proxy.json".to_owned(), json(&ProxyConfig::new(spec.server.clone(), web))),
         ("guard.json".to_owned(), json(&GuardConfig::new(web.share.as_ref()))),
         ("launcher.json".to_owned(), json(&LauncherConfig::default())),
+        ("logs.json".to_owned(), json(&LogsConfig::new(spec.server.clone(), web))),
         (TABLE_FILE.to_owned(), account::accounts_nft()),
         (HTTPD_COMMON_FILE.to_owned(), account::httpd_common(web)),
         (SYSCTL_FILE.to_owned(), sysctl_file(&web_sysctls())),

@@ -46,7 +46,7 @@ impl Held {
     /// The file that tells it, below the share's root.
     pub fn file(&self) -> String {
         match &self.right {
-            Right::Mailboxes => format!("{DIRECTORY}/rights/{}/mailboxes", self.cluster),
+            Right::Mailboxes | Right::Logs => format!("{DIRECTORY}/rights/{}/{}", self.cluster, self.right),
             Right::Queue(server) => format!("{}/{HOLDER_FILE}", queue_directory(server)),
         }
     }

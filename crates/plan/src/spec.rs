@@ -10,7 +10,7 @@ use phalanx_model::cluster::{ClusterKind, Role};
 use phalanx_model::mail::MailProtocol;
 use phalanx_model::server::InternalNet;
 use phalanx_model::share::{Marker, SharePath, mount_point};
-use phalanx_model::{Fleet, Name, Row, Share, ShareKind};
+use phalanx_model::{Fleet, Grant, Name, Right, Row, Share, ShareKind};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -101,6 +101,18 @@ pub struct WebSpec {
     pub balancers: BTreeSet<Ipv4Addr>,
     /// Directives put at the end of every account's httpd configuration.
     pub httpd_directives: Vec<String>,
+    /// What becomes of access logs.
+    #[serde(default)]
+    pub logs: LogsSpec,
+}
+
+/// What becomes of the access logs of a cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogsSpec {
+    /// The number of the grant to merge them, on its holder.
+    pub merges_under: Option<u64>,
+    /// The nodes of the cluster.
+    pub nodes: BTreeSet<Name>,
 }
 
 /// A share, or a part of it that has a mount of its own, as a node mounts it.
@@ -304,6 +316,7 @@ fn web_spec(fleet: &Fleet, cluster: &phalanx_model::Cluster, server: &Name, role
         reply_routes: BTreeMap::new(),
         balancers: BTreeSet::new(),
         httpd_directives: cluster.httpd_directives.clone(),
+        logs: logs_spec(cluster, server),
     };
     for address in fleet.addresses.values().filter(|a| a.cluster == cluster.name) {
         let ip = address.internal.get(server).copied().unwrap_or(main.ip);
@@ -319,6 +332,14 @@ fn web_spec(fleet: &Fleet, cluster: &phalanx_model::Cluster, server: &Name, role
         spec.listen.insert(SocketAddrV4::new(main.ip, 80));
     }
     spec
+}
+
+fn logs_spec(cluster: &phalanx_model::Cluster, server: &Name) -> LogsSpec {
+    // A cluster from before there was this grant has it with its master, who cannot have passed it on.
+    let first = Grant::first(cluster.master.clone());
+    let grant = cluster.grants.get(&Right::Logs).unwrap_or(&first);
+    let merges_under = grant.is_usable_by(server).then_some(grant.number);
+    LogsSpec { merges_under, nodes: cluster.nodes().map(|(node, _, _)| node.clone()).collect() }
 }
 
 fn mount_spec(fleet: &Fleet, share: &Share, role: Role) -> MountSpec {
@@ -358,7 +379,9 @@ fn nas_spec(fleet: &Fleet, nas: &Name) -> NasSpec {
 fn kept_rights(fleet: &Fleet, share: &Share) -> Vec<KeptRight> {
     let clusters = fleet.clusters.values().filter(|cluster| cluster.share.as_ref() == Some(&share.name));
     let grants = clusters.flat_map(|cluster| cluster.grants.iter().map(move |(right, grant)| (cluster, right, grant)));
-    let kept = grants.map(|(cluster, right, grant)| {
+    // The merging of logs stays with the master, whose journal on the share keeps the number.
+    let told = grants.filter(|(_, right, _)| **right != Right::Logs);
+    let kept = told.map(|(cluster, right, grant)| {
         let (cluster, right, holder) = (cluster.name.clone(), right.clone(), grant.holder.clone());
         // A holder that is to let go keeps its way to the queue until it has.
         let server = fleet.servers.get(&holder);

@@ -28,6 +28,7 @@ fn web(httpd_directives: &[&str]) -> WebSpec {
         reply_routes: BTreeMap::new(),
         balancers: BTreeSet::new(),
         httpd_directives: httpd_directives.iter().map(|line| (*line).to_owned()).collect(),
+        logs: Default::default(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A web node: takes clients' connections, finds the account of each request, wakes it, and forwards.
 //!
 //! It needs the directory file and the launcher; neither panel nor agent. On SIGHUP it reads its configuration again: new addresses
-//! are bound, gone ones closed, connections go on; the access log is opened anew. On SIGTERM it accepts nothing new and lets
+//! are bound, gone ones closed, connections go on. On SIGTERM it accepts nothing new and lets
 //! requests under way come to their end, for a while.
 //!
 //! The thread that runs [`run`] keeps signals, listeners and the status; [`worker`]s serve the connections.
@@ -119,7 +119,7 @@ pub async fn run(config_path: &Path) -> anyhow::Result<()> {
 impl Node {
     fn start(config: ProxyConfig) -> anyhow::Result<Self> {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("reading the boot id")?;
-        let log = AccessLog::start(&config.paths.access_log, config.server.as_str(), boot_id.trim());
+        let log = AccessLog::start(&config.paths.access_logs, config.server.as_str(), boot_id.trim());
         let accounts = Accounts::default();
         Ok(Self {
             directory: Directory::start(&config.paths.directory).context("starting the thread for the directory")?,
@@ -142,7 +142,6 @@ impl Node {
     }
 
     fn reload(&self, path: &Path) {
-        self.log.reopen();
         match config::load_node(path) {
             Ok(new) => {
                 if new.paths != self.config().paths {

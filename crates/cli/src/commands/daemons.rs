@@ -148,6 +148,15 @@ pub struct HoldsArgs {
     right: phalanx_agent::holds::Question,
 }
 
+/// The shipper and merger of logs.
+#[derive(Debug, Args)]
+#[command(after_help = LOG_HELP)]
+pub struct LogsArgs {
+    /// Its configuration; read again at SIGHUP
+    #[arg(long, value_name = "FILE", default_value = phalanx_agent::logs::CONFIG)]
+    config: PathBuf,
+}
+
 /// Makes or runs the panel.
 pub fn panel(command: PanelCommand, json: bool) -> Result<(), Failure> {
     match command {
@@ -218,6 +227,13 @@ pub fn launcher(args: LauncherArgs) -> Result<(), Failure> {
     let LauncherArgs { config } = args;
     log()?;
     block_on(phalanx_agent::launcher::run(&config))
+}
+
+/// Ships and merges logs.
+pub fn logs(args: LogsArgs) -> Result<(), Failure> {
+    let LogsArgs { config } = args;
+    log()?;
+    block_on(phalanx_agent::logs::run(&config))
 }
 
 /// Runs the guard; or one probe, which tells what it found by its exit code.

@@ -49,7 +49,7 @@ pub fn measure(figure: &Figure, scale: Scale, report: &mut Report) -> Result<()>
         })?;
     }
     let served_elsewhere =
-        || figure.host("web2").text(&format!("grep -c ' {SITE} ' /var/log/phalanx/access.log || true"));
+        || figure.host("web2").text(&format!("cat /var/log/phalanx/access/*.log | grep -c ' {SITE} ' || true"));
     let before = served_elsewhere()?;
     rates(figure, scale, report, &ways)?;
     latencies(figure, scale, report, &ways)?;

@@ -71,7 +71,7 @@ impl Figure {
         self.settled(&["mail1", "mail2", "nas", "lb"])?;
         // Nothing waits for the filter, which takes its time to begin; who wants to see signatures does.
         for node in MAIL_NODES {
-            eventually(Duration::from_secs(90), &format!("the filter of {node}"), || {
+            eventually(Duration::from_secs(240), &format!("the filter of {node}"), || {
                 self.host(node).text("ss -lnt | grep -q 127.0.0.1:11332").map(drop)
             })?;
         }

@@ -151,7 +151,7 @@ fn crash_points_of_a_change() -> Result<()> {
 }
 
 /// Nothing of ours is left on a machine that belongs to no cluster.
-const IDLE: &str = "! systemctl is-active --quiet phalanx-proxy phalanx-guard phalanx-launcher && \
+const IDLE: &str = "! systemctl is-active --quiet phalanx-proxy phalanx-guard phalanx-logs phalanx-launcher && \
     ! grep -q ' /srv/phalanx/content ' /proc/self/mountinfo && ! nft list table inet phalanx_accounts 2> /dev/null && \
     ! ip rule show | grep -q '^7[34]' && ! ip route show table 7400 2> /dev/null | grep -q default && \
     test -z \"$(pgrep -f /usr/sbin/apach[e]2)\"";

@@ -27,9 +27,9 @@ fn spread(figure: &Figure, requests: u64) -> Result<BTreeMap<String, u64>> {
 
 /// How many requests for the page a node's log has from the client's own address, and from any other.
 fn logged(figure: &Figure, node: &str) -> Result<(u64, u64)> {
-    // The fields: time, site, server, request's id, client, request.
+    // The fields: time, site, bytes sent and received, client, two hyphens, date, request.
     let script = format!(
-        "log=/var/log/phalanx/access.log; if [ -e $log ]; then cat $log; fi | awk '$2 == \"{WHO}\" && $7 == \"{WHO_PAGE}\\\"\" {{ if ($5 == \"{CLIENT}\") own++; else other++ }} \
+        "cat /var/log/phalanx/access/*.log | awk '$2 == \"{WHO}\" && $11 == \"{WHO_PAGE}\" {{ if ($5 == \"{CLIENT}\") own++; else other++ }} \
          END {{ print own + 0, other + 0 }}'"
     );
     let text = figure.host(node).text(&script)?;

@@ -33,7 +33,7 @@ fn loses(
     why: &[&str],
 ) -> Result<()> {
     let web2 = figure.host("web2");
-    let daemons = "systemctl show -p InvocationID --value phalanx-agent phalanx-guard phalanx-proxy phalanx-launcher";
+    let daemons = "systemctl show -p InvocationID --value phalanx-agent phalanx-guard phalanx-proxy phalanx-launcher phalanx-logs";
     let before = web2.text(daemons)?;
     let client = figure.host("client");
     let mut load = figure.load(WHO, "/page.html", 120);

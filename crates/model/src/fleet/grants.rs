@@ -1,4 +1,4 @@
-//! What is particular to clusters with grants: mail clusters, so far.
+//! What is particular to clusters with grants: mail and web clusters, so far.
 
 use super::{Fleet, exists, not_in_cluster};
 use crate::cluster::{Cluster, ClusterKind};
@@ -14,6 +14,14 @@ impl Fleet {
             return Err(not_in_cluster(cluster, &to));
         }
         let grant = grant(found, right)?;
+        if *right == Right::Logs {
+            let detail = format!("the logs of cluster {cluster} are merged by {}, its master", grant.holder);
+            return Err(Refusal::new(
+                Rule::GrantMovesByProof,
+                detail,
+                "there is nothing to do: they move with the mastership",
+            ));
+        }
         if grant.holder != to && self.servers[&to].fenced.is_some() {
             return Err(Refusal::new(
                 Rule::GrantMovesByProof,
@@ -106,7 +114,7 @@ fn grant<'c>(cluster: &'c Cluster, right: &Right) -> Result<&'c Grant, Refusal> 
     cluster.grants.get(right).ok_or_else(|| {
         let known: Vec<String> = cluster.grants.keys().map(Right::to_string).collect();
         let hint = match known.is_empty() {
-            true => "mail clusters have grants".to_owned(),
+            true => "mail and web clusters have grants".to_owned(),
             false => format!("there are {}", known.join(", ")),
         };
         Refusal::new(Rule::ReferenceExists, format!("cluster {} has no grant {right}", cluster.name), hint)
@@ -118,7 +126,8 @@ pub(super) fn first(cluster: &Cluster) -> BTreeMap<Right, Grant> {
     let master = &cluster.master;
     let rights = match cluster.kind {
         ClusterKind::Mail => vec![Right::Mailboxes, Right::Queue(master.clone())],
-        ClusterKind::Web | ClusterKind::Nas | ClusterKind::Balancer => vec![],
+        ClusterKind::Web => vec![Right::Logs],
+        ClusterKind::Nas | ClusterKind::Balancer => vec![],
     };
     rights.into_iter().map(|right| (right, Grant::first(master.clone()))).collect()
 }
@@ -145,7 +154,7 @@ pub(super) fn is_free(cluster: &Cluster, server: &Name) -> Result<(), Refusal> {
         None => format!("server {server} holds {right} of cluster {}", cluster.name),
     };
     let hint = match right {
-        Right::Mailboxes => {
+        Right::Mailboxes | Right::Logs => {
             format!("move it to another node: phalanx cluster move-grant {} {right} --to NODE", cluster.name)
         }
         Right::Queue(of) => format!("let another node have it: phalanx queue adopt {of} --to NODE"),

@@ -82,7 +82,7 @@ pub(super) async fn list(State(panel): State<Panel>) -> Reply {
     let world = panel.store.world();
     let queue = |cluster: &Cluster, right: &Right, grant: &Grant| match right {
         Right::Queue(of) => Some(view(of, cluster, grant)),
-        Right::Mailboxes => None,
+        Right::Mailboxes | Right::Logs => None,
     };
     let clusters = world.fleet.clusters.values();
     let all = clusters.flat_map(|c| c.grants.iter().filter_map(move |(right, grant)| queue(c, right, grant)));

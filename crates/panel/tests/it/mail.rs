@@ -211,7 +211,9 @@ async fn a_grant_is_asked_for_and_taken_back() {
     assert_eq!(asked["mail"], json!({ "host_name": "mail.example.net" }));
     let back = panel.post(path, json!({ "to": "mail1" })).await.is(200);
     assert_eq!(back["grants"]["mailboxes"], json!({ "number": 1, "holder": "mail1" }));
-    assert_eq!(panel.get("/clusters/web").await.is(200).get("grants"), None);
+    let logs = &panel.get("/clusters/web").await.is(200)["grants"]["logs"];
+    assert_eq!(*logs, json!({ "number": 1, "holder": "web1" }));
+    panel.post("/clusters/web/grants/logs/move", json!({ "to": "web1" })).await.refused(409, "grant-moves-by-proof");
 }
 
 /// The holder's agent says, under the spec at `under`, that no process of its may open a mailbox.

@@ -119,6 +119,7 @@ fn the_administrators_directives_come_last() {
         reply_routes: BTreeMap::new(),
         balancers: BTreeSet::new(),
         httpd_directives: vec!["Header set X-Host \"ours\"".to_owned()],
+        logs: Default::default(),
     };
     let text = httpd_common(&spec);
     assert!(text.ends_with("# The administrator's own, for this cluster.\nHeader set X-Host \"ours\"\n"), "{text}");

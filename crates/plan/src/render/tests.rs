@@ -67,12 +67,13 @@ fn a_web_node_has_all_that_its_daemons_read() {
         reply_routes: Default::default(),
         balancers: Default::default(),
         httpd_directives: vec![],
+        logs: Default::default(),
     };
     let files = files(&node(Work::Web(web)));
     let names: Vec<&str> = files.keys().map(String::as_str).collect();
     assert_eq!(
         names,
-        ["accounts.nft", "guard.json", "httpd-common.conf", "launcher.json", "proxy.json", "sysctl.conf"]
+        ["accounts.nft", "guard.json", "httpd-common.conf", "launcher.json", "logs.json", "proxy.json", "sysctl.conf"]
     );
     assert_eq!(files["sysctl.conf"], "net.ipv4.ip_unprivileged_port_start = 1024\n");
     let proxy: ProxyConfig = serde_json::from_str(&files["proxy.json"]).expect("what was written can be read");

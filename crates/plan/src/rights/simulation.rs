@@ -153,7 +153,7 @@ impl World {
         let opens = uses.contains(&Right::Mailboxes);
         let queue = |right: &Right| match right {
             Right::Queue(of) => Some(of.clone()),
-            Right::Mailboxes => None,
+            Right::Mailboxes | Right::Logs => None,
         };
         let observed = Observed {
             queue_users: uses.iter().filter_map(queue).collect(),

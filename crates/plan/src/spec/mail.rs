@@ -140,7 +140,7 @@ pub(super) fn mail_spec(
         all_queues: (cluster.grants.keys())
             .filter_map(|right| match right {
                 Right::Queue(of) => Some(of.clone()),
-                Right::Mailboxes => None,
+                Right::Mailboxes | Right::Logs => None,
             })
             .collect(),
         kept_rights: match (&share, mounted) {

@@ -72,7 +72,7 @@ impl Desired {
                     routing: Routing::for_replies(spec.address, &web.reply_routes),
                     sysctls: render::web_sysctls(),
                     links: link("/etc/sysctl.d/60-phalanx.conf", SYSCTL_FILE),
-                    units: BTreeSet::from([Unit::Launcher, Unit::Guard, Unit::Proxy]),
+                    units: BTreeSet::from([Unit::Launcher, Unit::Guard, Unit::Logs, Unit::Proxy]),
                     proof,
                     ..base
                 }

@@ -36,6 +36,8 @@ pub enum Reader {
     Launcher,
     /// phalanx-guard.
     Guard,
+    /// `phalanx logs`.
+    Logs,
     /// phalanx-proxy of a node.
     Proxy,
     /// phalanx-proxy of a balancer.
@@ -175,6 +177,7 @@ impl Unit {
         match self {
             Unit::Launcher => Reader::Launcher,
             Unit::Guard => Reader::Guard,
+            Unit::Logs => Reader::Logs,
             Unit::Proxy => Reader::Proxy,
             Unit::Balancer => Reader::Balancer,
             Unit::NfsServer => Reader::Exports,

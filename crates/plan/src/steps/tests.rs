@@ -215,6 +215,7 @@ fn web(share: Option<MountSpec>) -> WebSpec {
         reply_routes: BTreeMap::new(),
         balancers: BTreeSet::new(),
         httpd_directives: vec![],
+        logs: Default::default(),
     }
 }
 
@@ -388,6 +389,7 @@ fn a_fresh_web_node_is_set_up_in_order() {
             "start",
             "start",
             "start",
+            "start",
             "verify",
         ]
     );
@@ -403,6 +405,7 @@ fn a_node_that_leaves_its_cluster_stops_daemons_before_it_takes_away_what_they_s
     assert_eq!(
         names(&plan),
         [
+            "stop",
             "stop",
             "stop",
             "stop",

@@ -17,6 +17,8 @@ pub enum Unit {
     Launcher,
     /// Looks after the share.
     Guard,
+    /// Ships and merges logs.
+    Logs,
     /// The node's proxy.
     Proxy,
     /// The balancer's proxy.
@@ -41,10 +43,11 @@ pub enum Unit {
 
 impl Unit {
     /// All units.
-    pub const ALL: [Unit; 13] = [
+    pub const ALL: [Unit; 14] = [
         Self::NfsServer,
         Self::Launcher,
         Self::Guard,
+        Self::Logs,
         Self::Proxy,
         Self::Balancer,
         Self::FilterMemory,
@@ -63,6 +66,7 @@ impl Unit {
             Self::NfsServer => "nfs-server.service",
             Self::Launcher => "phalanx-launcher.service",
             Self::Guard => "phalanx-guard.service",
+            Self::Logs => "phalanx-logs.service",
             Self::Proxy => "phalanx-proxy.service",
             Self::Balancer => "phalanx-balancer.service",
             Self::FilterMemory => "phalanx-filter-memory.service",
@@ -82,6 +86,7 @@ impl Unit {
             Self::NfsServer => &[EXPORTS_FILE],
             Self::Launcher => &["launcher.json"],
             Self::Guard => &["guard.json"],
+            Self::Logs => &["logs.json"],
             Self::Proxy => &["proxy.json"],
             Self::Balancer => &["balancer.json"],
             Self::FilterMemory => &[filter::MEMORY_FILE],

@@ -25,6 +25,16 @@ pub enum Version {
     Http11,
 }
 
+impl Version {
+    /// As a request line has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+        }
+    }
+}
+
 /// What is wrong with a head's bytes before its fields are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BadBytes {

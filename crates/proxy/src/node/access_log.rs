@@ -1,18 +1,21 @@
 //! The access log: one line per request, written by the proxy so that a customer can alter neither log nor traffic counts.
 //!
-//! A line is, separated by single spaces: time of completion (seconds since 1970 with microseconds), site (`-` if none), node, boot
-//! id, client, `"request line"`, status, bytes sent, bytes received, duration in microseconds, `"referer"`, `"user agent"`. Within
-//! quotes, `"`, `\` and all that is not visible ASCII is written as `\xHH`.
+//! Lines go into segments ([`phalanx_plan::logs::segment`]) and look as [`phalanx_plan::logs::line`] says. Within quotes, `"`, `\` and all
+//! that is not visible ASCII is written as `\xHH`. A line gets its time when it is handed over, so that those of a segment are in order as
+//! long as the clock goes forward.
 //!
 //! Lines gather for [`GATHER`] and are then written at once by a thread of their own, so that a busy node wakes it ten times a
 //! second, and an idle one never. What gathers is bounded: if the disk hangs for long, lines are lost rather than requests; how many
 //! is written as a line of its own, which begins with `#`.
 
+mod segments;
+
+use phalanx_plan::logs::date::write_clf;
+use segments::Segments;
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -27,14 +30,12 @@ const BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A request that is over.
 #[derive(Debug)]
 pub struct Entry<'a> {
-    /// When it was completed, by the machine's clock.
-    pub completed: SystemTime,
     /// The site's main name.
     pub site: Option<&'a str>,
     /// The client's address.
     pub client: Ipv4Addr,
-    /// Method and target; none where the head could not be read.
-    pub request: Option<(&'a str, &'a str)>,
+    /// Method, target and version; none where the head could not be read.
+    pub request: Option<(&'a str, &'a str, &'a str)>,
     /// The status; 0 when the client left before there was one.
     pub status: u16,
     /// Bytes that the client was sent, heads included.
@@ -53,8 +54,7 @@ pub struct Entry<'a> {
 #[derive(Debug)]
 pub struct AccessLog {
     shared: Arc<Shared>,
-    /// Node and boot id, as they stand in each line.
-    whence: String,
+    node: String,
 }
 
 #[derive(Debug, Default)]
@@ -68,63 +68,43 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Gathered {
-    /// In this order.
-    work: Vec<Work>,
-    /// Of the lines in `work`.
-    bytes: usize,
+    /// Whole lines.
+    lines: String,
+    /// The second of the last line, and how the Common Log Format writes it.
+    second: (u64, String),
     /// The thread sleeps until it is woken. Otherwise it looks within [`GATHER`].
     idle: bool,
     closing: bool,
     ended: bool,
 }
 
-#[derive(Debug)]
-enum Work {
-    /// Whole lines.
-    Write(String),
-    Reopen,
-}
-
 impl AccessLog {
-    /// Opens the log at `path` and starts its thread.
+    /// Begins a segment in `directory`, which is made where it is missing, and starts the thread that writes.
     ///
     /// # Errors
-    /// The thread can't be started. A file that can't be opened is reported in the log of the service and tried again.
-    pub fn start(path: &Path, node: &str, boot_id: &str) -> io::Result<Self> {
+    /// The thread can't be started. A segment that can't be begun is reported in the log of the service and tried again.
+    pub fn start(directory: &Path, node: &str, boot_id: &str) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
-        let mut writer =
-            Writer { path: path.to_owned(), file: None, shared: shared.clone(), lost_told: 0, failing: false };
+        let segments = Segments::new(directory, node, boot_id)?;
+        let mut writer = Writer { segments, shared: shared.clone(), lost_told: 0, failing: false };
         std::thread::Builder::new().name("access-log".into()).spawn(move || writer.run())?;
-        Ok(Self { shared, whence: format!("{node} {boot_id}") })
+        Ok(Self { shared, node: node.to_owned() })
     }
 
     /// Writes a line, soon.
     pub fn write(&self, entry: &Entry<'_>) {
-        let line = format_line(entry, &self.whence);
+        let body = Body::of(entry);
         let mut gathered = self.shared.lock();
-        let before = gathered.bytes;
-        if gathered.closing || before + line.len() > BYTES_MAX {
+        let before = gathered.lines.len();
+        if gathered.closing || before + body.len_max() + self.node.len() > BYTES_MAX {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        gathered.bytes += line.len();
-        let is_enough = before < BYTES_ENOUGH && gathered.bytes >= BYTES_ENOUGH;
-        match gathered.work.last_mut() {
-            Some(Work::Write(lines)) => lines.push_str(&line),
-            Some(Work::Reopen) | None => gathered.work.push(Work::Write(line)),
-        }
+        body.finish(&mut gathered, SystemTime::now(), &self.node);
+        let is_enough = before < BYTES_ENOUGH && gathered.lines.len() >= BYTES_ENOUGH;
         if gathered.idle || is_enough {
             self.shared.wanted.notify_one();
         }
-    }
-
-    /// Opens the file anew, after it was moved away: lines so far go to the old one, later ones to the new one.
-    pub fn reopen(&self) {
-        let mut gathered = self.shared.lock();
-        if !matches!(gathered.work.last(), Some(Work::Reopen)) {
-            gathered.work.push(Work::Reopen);
-        }
-        self.shared.wanted.notify_one();
     }
 
     /// Lines lost since the start. A write that failed counts whole, though a part of it may have reached the disk.
@@ -160,21 +140,20 @@ impl Shared {
     }
 
     /// What has gathered; none when the log is closed and all was taken.
-    fn next(&self) -> Option<Vec<Work>> {
+    fn next(&self) -> Option<String> {
         let mut gathered = self.lock();
         loop {
-            let gathers = |gathered: &mut Gathered| gathered.bytes < BYTES_ENOUGH && !gathered.closing;
+            let gathers = |gathered: &mut Gathered| gathered.lines.len() < BYTES_ENOUGH && !gathered.closing;
             let waited = self.wanted.wait_timeout_while(gathered, GATHER, gathers);
             gathered = waited.unwrap_or_else(PoisonError::into_inner).0;
-            if !gathered.work.is_empty() {
-                gathered.bytes = 0;
-                return Some(std::mem::take(&mut gathered.work));
+            if !gathered.lines.is_empty() {
+                return Some(std::mem::take(&mut gathered.lines));
             }
             if gathered.closing {
                 return None;
             }
             gathered.idle = true;
-            let has_nothing = |gathered: &mut Gathered| gathered.work.is_empty() && !gathered.closing;
+            let has_nothing = |gathered: &mut Gathered| gathered.lines.is_empty() && !gathered.closing;
             gathered = self.wanted.wait_while(gathered, has_nothing).unwrap_or_else(PoisonError::into_inner);
             gathered.idle = false;
         }
@@ -182,8 +161,7 @@ impl Shared {
 }
 
 struct Writer {
-    path: PathBuf,
-    file: Option<File>,
+    segments: Segments,
     shared: Arc<Shared>,
     lost_told: u64,
     failing: bool,
@@ -191,21 +169,22 @@ struct Writer {
 
 impl Writer {
     fn run(&mut self) {
-        while let Some(work) = self.shared.next() {
-            for work in work {
-                match work {
-                    Work::Write(lines) => self.put(&lines),
-                    Work::Reopen => self.file = None,
-                }
-            }
+        // Begun before there is a line, so that an end without a word is seen even if it takes the first one.
+        let begun = self.segments.begin();
+        self.note(begun);
+        while let Some(lines) = self.shared.next() {
+            self.put(&lines);
             self.tell_lost();
+        }
+        if let Err(error) = self.segments.end() {
+            tracing::error!("the last segment can't be closed: {error}");
         }
         self.shared.lock().ended = true;
         self.shared.ended.notify_all();
     }
 
     fn put(&mut self, lines: &str) {
-        let written = self.write(lines);
+        let written = self.segments.write(lines);
         if written.is_err() {
             self.shared.lost.fetch_add(lines.lines().count() as u64, Ordering::Relaxed);
         }
@@ -214,8 +193,8 @@ impl Writer {
 
     fn tell_lost(&mut self) {
         let lost = self.shared.lost.load(Ordering::Relaxed);
-        if lost > self.lost_told && self.file.is_some() {
-            let written = self.write(&format!("# {} lines lost\n", lost - self.lost_told));
+        if lost > self.lost_told && !self.failing {
+            let written = self.segments.write(&format!("# {} lines lost\n", lost - self.lost_told));
             if written.is_ok() {
                 self.lost_told = lost;
             }
@@ -223,48 +202,70 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, text: &str) -> io::Result<()> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            none => none.insert(OpenOptions::new().create(true).append(true).open(&self.path)?),
-        };
-        file.write_all(text.as_bytes())
-    }
-
     fn note(&mut self, result: io::Result<()>) {
-        if let Err(error) = &result {
-            self.file = None;
-            if !self.failing {
-                tracing::error!("{} can't be written: {error}; lines are lost until it can", self.path.display());
-            }
+        if let Err(error) = &result
+            && !self.failing
+        {
+            let directory = self.segments.directory().display();
+            tracing::error!("{directory}: no segment can be written: {error}; lines are lost until one can");
         }
         self.failing = result.is_err();
     }
 }
 
-fn format_line(entry: &Entry<'_>, whence: &str) -> String {
-    let Entry { completed, site, client, request, status, sent_bytes, received_bytes, duration, referer, user_agent } =
-        entry;
-    let at = completed.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut line = String::with_capacity(256);
-    let site = site.unwrap_or("-");
-    write!(line, "{}.{:06} {site} {whence} {client} \"", at.as_secs(), at.subsec_micros())
-        .expect("a String takes all that is written");
-    match request {
-        Some((method, target)) => {
-            escape(&mut line, method.as_bytes());
-            line.push(' ');
-            escape(&mut line, target.as_bytes());
+/// A line but for what depends on its time.
+struct Body {
+    /// Site, bytes, client.
+    before: String,
+    /// From the request on.
+    after: String,
+}
+
+impl Body {
+    fn of(entry: &Entry<'_>) -> Self {
+        let Entry { site, client, request, status, sent_bytes, received_bytes, duration, referer, user_agent } = entry;
+        let before = format!(" {} {sent_bytes} {received_bytes} {client} - - [", site.unwrap_or("-"));
+        let mut after = String::with_capacity(256);
+        after.push_str("] \"");
+        match request {
+            Some((method, target, version)) => {
+                escape(&mut after, method.as_bytes());
+                after.push(' ');
+                escape(&mut after, target.as_bytes());
+                after.push(' ');
+                after.push_str(version);
+            }
+            None => after.push('-'),
         }
-        None => line.push('-'),
+        // 499: the client left before there was an answer; no reader of logs knows 0.
+        let status = if *status == 0 { 499 } else { *status };
+        write!(after, "\" {status} {sent_bytes} \"").expect("a String takes all that is written");
+        escape(&mut after, referer);
+        after.push_str("\" \"");
+        escape(&mut after, user_agent);
+        write!(after, "\" {received_bytes} {} ", duration.as_micros()).expect("a String takes all that is written");
+        Self { before, after }
     }
-    write!(line, "\" {status} {sent_bytes} {received_bytes} {} \"", duration.as_micros())
-        .expect("a String takes all that is written");
-    escape(&mut line, referer);
-    line.push_str("\" \"");
-    escape(&mut line, user_agent);
-    line.push_str("\"\n");
-    line
+
+    /// No line of it is longer, but for the node's name.
+    fn len_max(&self) -> usize {
+        self.before.len() + self.after.len() + 100
+    }
+
+    /// Appends the line.
+    fn finish(&self, gathered: &mut Gathered, completed: SystemTime, node: &str) {
+        let at = completed.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (seconds, micros) = (at.as_secs(), at.subsec_micros());
+        let Gathered { lines, second: (second, date), .. } = gathered;
+        if *second != seconds || date.is_empty() {
+            date.clear();
+            write_clf(date, seconds);
+            *second = seconds;
+        }
+        let Self { before, after } = self;
+        writeln!(lines, "{seconds}.{micros:06}{before}{date}{after}{seconds}.{micros:06} {node}")
+            .expect("a String takes all that is written");
+    }
 }
 
 fn escape(line: &mut String, bytes: &[u8]) {
@@ -279,93 +280,4 @@ fn escape(line: &mut String, bytes: &[u8]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry<'a>(target: &'a str, user_agent: &'a [u8]) -> Entry<'a> {
-        Entry {
-            completed: UNIX_EPOCH + Duration::from_micros(1_700_000_000_000_042),
-            site: Some("www.example.org"),
-            client: Ipv4Addr::new(198, 51, 100, 7),
-            request: Some(("GET", target)),
-            status: 200,
-            sent_bytes: 512,
-            received_bytes: 80,
-            duration: Duration::from_millis(3),
-            referer: b"",
-            user_agent,
-        }
-    }
-
-    #[test]
-    fn a_line_has_no_way_out_of_its_quotes() {
-        assert_eq!(
-            format_line(&entry("/a?b", b"x\" 200 \\\n\xff\x7f"), "web1 0b00-1d"),
-            "1700000000.000042 www.example.org web1 0b00-1d 198.51.100.7 \"GET /a?b\" 200 512 80 3000 \"\" \
-             \"x\\x22 200 \\x5c\\x0a\\xff\\x7f\"\n"
-        );
-    }
-
-    #[test]
-    fn a_moved_file_is_opened_anew() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let (path, moved) = (directory.path().join("access.log"), directory.path().join("access.log.1"));
-        let log = AccessLog::start(&path, "web1", "b").expect("started");
-        let wait_for = |path: &Path, needle: &str| {
-            for _ in 0..500 {
-                if std::fs::read_to_string(path).is_ok_and(|text| text.contains(needle)) {
-                    return;
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            panic!("{needle} did not get into {}", path.display());
-        };
-        log.write(&entry("/one", b""));
-        wait_for(&path, "/one");
-        std::fs::rename(&path, &moved).expect("moved");
-        log.write(&entry("/two", b""));
-        wait_for(&moved, "/two");
-        log.reopen();
-        log.write(&entry("/three", b""));
-        wait_for(&path, "/three");
-        assert_eq!(log.lost(), 0);
-    }
-
-    #[test]
-    fn lines_gather_in_order_and_the_last_one_is_written_at_the_end() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let path = directory.path().join("access.log");
-        let log = AccessLog::start(&path, "web1", "b").expect("started");
-        // More than is enough, so that some are written early.
-        for number in 0..4_000 {
-            log.write(&entry(&format!("/{number}/"), b"a browser"));
-        }
-        assert!(log.close(Duration::from_secs(10)));
-        log.write(&entry("/late/", b""));
-        let text = std::fs::read_to_string(&path).expect("written");
-        assert!(text.len() > BYTES_ENOUGH);
-        let in_order = |(number, line): (usize, &str)| line.contains(&format!("/{number}/"));
-        assert!(text.lines().count() == 4_000 && text.lines().enumerate().all(in_order));
-        assert_eq!(log.lost(), 1, "the late one");
-    }
-
-    #[test]
-    fn what_gathers_is_bounded_and_what_is_lost_is_told() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let path = directory.path().join("access.log");
-        // Opening a FIFO that nobody reads hangs, like a disk that does not answer.
-        assert!(std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo runs").success());
-        let log = AccessLog::start(&path, "web1", "b").expect("started");
-        let long = "x".repeat(BYTES_ENOUGH);
-        let fit = BYTES_MAX / long.len();
-        // The thread may hold one batch of its own.
-        for _ in 0..3 * fit {
-            log.write(&entry(&long, b""));
-        }
-        let lost = log.lost();
-        assert!(lost >= fit as u64, "{lost} were lost");
-        assert!(!log.close(Duration::ZERO), "it hangs");
-        let text = std::fs::read_to_string(&path).expect("all that waited");
-        assert!(text.contains(&format!("\n# {lost} lines lost\n")), "it should tell of {lost}");
-    }
-}
+mod tests;

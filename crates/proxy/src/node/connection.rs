@@ -20,7 +20,7 @@ use std::future::poll_fn;
 use std::net::Ipv4Addr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -245,10 +245,10 @@ impl Connection {
             |name: &'static str| request.and_then(|request| request.fields.all(name).next()).unwrap_or_default();
         self.node.count(outcome.status);
         self.node.log.write(&Entry {
-            completed: SystemTime::now(),
             site: entry.map(|entry| entry.site.as_str()),
             client: request.map_or(self.peer, |request| client_address(&request.fields, origin)),
-            request: request.map(|request| (request.method.as_str(), request.target.as_str())),
+            request: request
+                .map(|request| (request.method.as_str(), request.target.as_str(), request.version.as_str())),
             status: outcome.status,
             sent_bytes: outcome.sent_bytes,
             received_bytes: outcome.received_bytes,

@@ -52,7 +52,7 @@ impl Lab {
             "paths": {
                 "directory": path("directory.sqlite"),
                 "launcher": path("launcher.sock"),
-                "access_log": path("access.log"),
+                "access_logs": path("access"),
                 "status": path("status.json"),
             },
         });
@@ -131,11 +131,16 @@ impl Lab {
         self.ask(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())
     }
 
+    /// All segments.
+    pub fn log(&self) -> String {
+        let entries = std::fs::read_dir(self.path("access")).into_iter().flatten().filter_map(Result::ok);
+        entries.filter_map(|entry| std::fs::read_to_string(entry.path()).ok()).collect()
+    }
+
     pub fn log_holds(&self, needle: &str) -> String {
-        let path = self.path("access.log");
         let mut found = String::new();
         eventually(&format!("the log holds {needle:?}"), || {
-            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            let text = self.log();
             found = text.lines().find(|line| line.contains(needle)).unwrap_or_default().to_owned();
             !found.is_empty()
         });

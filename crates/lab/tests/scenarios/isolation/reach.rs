@@ -33,8 +33,9 @@ pub fn none_is_reached(scene: &Scene) -> Result<()> {
         .replace("@BOB@", &bob.uid.to_string())
         .replace("@NODE@", &address);
     let services = node.spawn(&line)?;
-    let tries =
-        Targets { scene, address: &address, eves: Pids::of(scene, eve)?, bobs: Pids::of(scene, bob)? }.tries()?;
+    let segment = node.text("ls /var/log/phalanx/access/*.log | head -n 1")?;
+    let (eves, bobs) = (Pids::of(scene, eve)?, Pids::of(scene, bob)?);
+    let tries = Targets { scene, address: &address, eves, bobs, segment }.tries()?;
     all_are_real(scene, &tries)?;
 
     let targets: BTreeMap<_, _> = tries.iter().map(|each| (each.name, each.to_json())).collect();

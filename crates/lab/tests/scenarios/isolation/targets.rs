@@ -42,6 +42,8 @@ pub struct Targets<'a> {
     pub address: &'a str,
     pub eves: Pids,
     pub bobs: Pids,
+    /// A segment of the node's access log.
+    pub segment: String,
 }
 
 /// The roads to an account's home that are open to itself.
@@ -189,10 +191,12 @@ impl Targets<'_> {
             "/var/lib/phalanx/directory/directory.sqlite",
             "/run/phalanx/guard/content.json",
             "/run/phalanx/proxy/status.json",
-            "/var/log/phalanx/access.log",
+            "/run/phalanx/logs/status.json",
+            "/srv/phalanx/content/.phalanx-logs/state.json",
             "/srv/phalanx/content/.phalanx-share",
         ];
         files.extend(of_the_node.map(readable));
+        files.push(readable(self.segment.clone()));
         files.extend(
             ["httpd.conf", "php-fpm.conf"].map(|name| readable(format!("/var/lib/phalanx/accounts/{uid}/{name}"))),
         );

@@ -351,6 +351,12 @@ fn rules_of_mail() -> Vec<Attempt> {
             json!({ "to": "sick" }),
             "cluster move-grant couriers mailboxes --to sick",
         ),
+        post(
+            "grant-moves-by-proof",
+            "/clusters/web/grants/logs/move",
+            json!({ "to": "web2" }),
+            "cluster move-grant web logs --to web2",
+        ),
         delete("/clusters/couriers/slaves/runner", "cluster remove-slave couriers runner"),
         domain(unique, "bea.example.org", "bea", "mailroom"),
         domain(unique, "mail.example.net", "bea", "mailroom"),

@@ -1,0 +1,226 @@
+//! A merged log where it lies: a site's in its account's home, or the cluster's beside the segments.
+//!
+//! A home's owner may remove, replace or lock what is there at any moment. What comes of it for his own log is an answer
+//! ([`Refused`]), not an error; an error means that the share does not do its work.
+
+use super::{LogShare, act_as, errno, names_in, open_beneath};
+use crate::atomic::FileError;
+use phalanx_model::share::HOMES;
+use phalanx_plan::logs::OWNER;
+use phalanx_plan::logs::batch::Log;
+use phalanx_plan::logs::rotate::{self, NAME, Seen};
+use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, mkdirat, renameat, statat, unlinkat};
+use rustix::io::Errno;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+
+/// The cluster's own log.
+const CLUSTER: &str = "cluster";
+
+/// Why an owner's place takes nothing, in words for a person.
+pub type Refused = String;
+
+/// Where a merged log lies.
+#[derive(Debug)]
+pub struct SiteLog<'s> {
+    share: &'s LogShare,
+    log: &'s Log,
+}
+
+/// A part of a merged log, for whoever reads it on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// The file, which is another one after it was moved aside.
+    pub file: u64,
+    /// Where the part ends.
+    pub offset: u64,
+    /// Whole lines.
+    pub text: Vec<u8>,
+}
+
+impl<'s> SiteLog<'s> {
+    /// The log on the share.
+    pub fn new(share: &'s LogShare, log: &'s Log) -> Self {
+        Self { share, log }
+    }
+
+    /// Length and age; zero where there is none.
+    ///
+    /// # Errors
+    /// The share does not do its work.
+    pub fn look(&self) -> Result<Result<Seen, Refused>, FileError> {
+        self.answer("looking at it", || {
+            let directory = self.directory()?;
+            match statat(&directory, NAME, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => Ok(Seen::default()),
+                Err(error) => Err(error),
+                Ok(stat) => {
+                    is_file(&stat)?;
+                    let micros = stat.st_mtime.saturating_mul(1_000_000) as u64 + stat.st_mtime_nsec as u64 / 1_000;
+                    Ok(Seen { len: stat.st_size as u64, written_us: micros })
+                }
+            }
+        })
+    }
+
+    /// The names in its directory.
+    ///
+    /// # Errors
+    /// The share does not do its work.
+    pub fn beside(&self) -> Result<Result<Vec<String>, Refused>, FileError> {
+        self.answer("listing", || names_in(self.directory()?))
+    }
+
+    /// Moves it aside, unless something has that name, and removes the names that are outdated.
+    ///
+    /// # Errors
+    /// The share does not do its work.
+    pub fn move_aside(&self, name: &str) -> Result<Result<(), Refused>, FileError> {
+        self.answer("moving it aside", || {
+            let directory = self.directory()?;
+            match statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+            match renameat(&directory, NAME, &directory, name) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error),
+            }
+            for outdated in rotate::outdated(&names_in(self.directory()?)?) {
+                match unlinkat(&directory, &outdated, AtFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT | Errno::ISDIR) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes `bytes` at `base`, or at its end where that is before, for good.
+    ///
+    /// # Errors
+    /// The share does not do its work.
+    pub fn write(&self, base: u64, bytes: &[u8]) -> Result<Result<(), Refused>, FileError> {
+        self.answer("writing", || {
+            // What is a FIFO must not be waited for.
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK;
+            let file = open_beneath(self.directory()?, NAME, flags)?;
+            let stat = fstat(&file)?;
+            is_file(&stat)?;
+            let at = base.min(stat.st_size as u64);
+            let file = File::from(file);
+            let written = file.write_all_at(bytes, at).and_then(|()| file.sync_all());
+            written.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+        })
+    }
+
+    /// Whole lines from `offset` of `file`, or of what is its place now from the beginning; without a place, the last `len_max` bytes.
+    ///
+    /// # Errors
+    /// The share does not do its work.
+    pub fn read(&self, from: Option<(u64, u64)>, len_max: usize) -> Result<Result<Reading, Refused>, FileError> {
+        self.answer("reading", || {
+            let file = match open_beneath(self.directory()?, NAME, OFlags::RDONLY | OFlags::NONBLOCK) {
+                Err(Errno::NOENT) => return Ok(Reading::default()),
+                opened => opened?,
+            };
+            let stat = fstat(&file)?;
+            is_file(&stat)?;
+            let (inode, len) = (stat.st_ino, stat.st_size as u64);
+            let (offset, is_whole) = match from {
+                Some((file, offset)) if file == inode && offset <= len => (offset, true),
+                Some(_) => (0, true),
+                None => (len.saturating_sub(len_max as u64), len <= len_max as u64),
+            };
+            let mut text = vec![0; usize::try_from(len - offset).unwrap_or(usize::MAX).min(len_max)];
+            let read = File::from(file).read_at(&mut text, offset);
+            text.truncate(read.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?);
+            let end = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+            text.truncate(end);
+            let offset = offset + end as u64;
+            if !is_whole {
+                let begin = text.iter().position(|byte| *byte == b'\n').map_or(end, |first| first + 1);
+                text.drain(..begin);
+            }
+            Ok(Reading { file: inode, offset, text })
+        })
+    }
+
+    fn answer<T>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce() -> Result<T, Errno>,
+    ) -> Result<Result<T, Refused>, FileError> {
+        let (uid, is_owned) = match self.log {
+            Log::Site { uid, .. } => (uid.get(), true),
+            Log::Cluster => (OWNER, false),
+        };
+        match act_as(uid, work) {
+            Ok(done) => Ok(Ok(done)),
+            Err(error) if is_owned && is_the_owners(error) => {
+                let error = std::io::Error::from(error);
+                Ok(Err(format!("{}: {what}: {error}", self.path().display())))
+            }
+            Err(error) => Err(errno(&self.path(), what)(error)),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        match self.log {
+            Log::Site { site, account, .. } => PathBuf::from(format!("{HOMES}/{account}/logs/{site}/{NAME}")),
+            Log::Cluster => self.share.path.join(CLUSTER).join(NAME),
+        }
+    }
+
+    /// The log's directory, made where it is missing.
+    fn directory(&self) -> Result<OwnedFd, Errno> {
+        let Log::Site { site, account, .. } = self.log else { return self.share.directory(CLUSTER) };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let mut at = open_beneath(&self.share.root, &format!("{HOMES}/{account}"), flags)?;
+        for part in ["logs", site] {
+            at = match open_beneath(&at, part, flags) {
+                Err(Errno::NOENT) => {
+                    match mkdirat(&at, part, Mode::from_raw_mode(0o750)) {
+                        Ok(()) | Err(Errno::EXIST) => {}
+                        Err(error) => return Err(error),
+                    }
+                    open_beneath(&at, part, flags)?
+                }
+                opened => opened?,
+            };
+        }
+        Ok(at)
+    }
+}
+
+fn is_file(stat: &Stat) -> Result<(), Errno> {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok(()),
+        FileType::Directory => Err(Errno::ISDIR),
+        FileType::Symlink => Err(Errno::LOOP),
+        _ => Err(Errno::NXIO),
+    }
+}
+
+/// What comes of what an owner did to his place, or of his quota, and of nothing else.
+fn is_the_owners(error: Errno) -> bool {
+    const THEIRS: [Errno; 13] = [
+        Errno::LOOP,
+        Errno::NOTDIR,
+        Errno::ISDIR,
+        Errno::NXIO,
+        Errno::ACCESS,
+        Errno::PERM,
+        Errno::DQUOT,
+        Errno::NOENT,
+        Errno::FBIG,
+        Errno::TXTBSY,
+        Errno::XDEV,
+        Errno::MLINK,
+        Errno::EXIST,
+    ];
+    THEIRS.contains(&error)
+}

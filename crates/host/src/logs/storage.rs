@@ -1,0 +1,145 @@
+//! The share as the merger sees it, with the directory that knows whose a site is.
+
+use super::{LogShare, SiteLog, act_as, errno, open_beneath};
+use crate::atomic::{FileError, failed};
+use crate::directory::{DirectoryError, Reader};
+use phalanx_model::share::HOMES;
+use phalanx_model::{Name, Uid};
+use phalanx_plan::logs::OWNER;
+use phalanx_plan::logs::batch::{Log, TRAFFIC};
+use phalanx_plan::logs::merge::Input;
+use phalanx_plan::logs::rotate::Seen;
+use phalanx_plan::logs::round::Storage;
+use phalanx_plan::logs::segment::SegmentName;
+use rustix::fs::{AtFlags, OFlags, statat};
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+/// Directories of the logs' that are no node's.
+const OTHERS: [&str; 2] = [TRAFFIC, "cluster"];
+/// Segments that are open at once.
+const OPEN_MAX: usize = 64;
+
+/// Why the merger's storage failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The share.
+    #[error("{0}: {source}", source = .0.source)]
+    Share(#[from] FileError),
+    /// The directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// This node knows nothing of sites yet.
+    #[error("this node's directory was never filled")]
+    NoDirectory,
+}
+
+/// The storage of one round: a file of another node that is opened again shows what was written meanwhile.
+#[derive(Debug)]
+pub struct MergeStorage<'s> {
+    share: &'s LogShare,
+    share_name: &'s Name,
+    directory: &'s Reader,
+    open: HashMap<(Name, SegmentName), File>,
+}
+
+impl<'s> MergeStorage<'s> {
+    /// The storage on the share of this name.
+    ///
+    /// # Errors
+    /// The directory can't be read, or holds nothing.
+    pub fn new(share: &'s LogShare, share_name: &'s Name, directory: &'s Reader) -> Result<Self, StorageError> {
+        if !directory.is_filled()? {
+            return Err(StorageError::NoDirectory);
+        }
+        Ok(Self { share, share_name, directory, open: HashMap::new() })
+    }
+
+    fn open(&mut self, node: &Name, segment: &SegmentName) -> Result<&File, FileError> {
+        let key = (node.clone(), segment.clone());
+        if self.open.len() >= OPEN_MAX && !self.open.contains_key(&key) {
+            self.open.clear();
+        }
+        match self.open.entry(key) {
+            std::collections::hash_map::Entry::Occupied(open) => Ok(open.into_mut()),
+            std::collections::hash_map::Entry::Vacant(place) => {
+                let name = format!("{node}/{segment}");
+                let opened = act_as(OWNER, || open_beneath(&self.share.logs, &name, OFlags::RDONLY));
+                let opened = opened.map_err(errno(&self.share.path.join(name), "opening"))?;
+                Ok(place.insert(File::from(opened)))
+            }
+        }
+    }
+}
+
+impl Storage for MergeStorage<'_> {
+    type Error = StorageError;
+
+    fn get(&mut self, name: &str) -> Result<Option<Vec<u8>>, StorageError> {
+        Ok(self.share.get(name)?)
+    }
+
+    fn set(&mut self, name: &str, content: &[u8]) -> Result<(), StorageError> {
+        Ok(self.share.set(name, content)?)
+    }
+
+    fn nodes(&mut self) -> Result<Vec<Name>, StorageError> {
+        let names = self.share.names(".")?;
+        Ok(names.iter().filter(|name| !OTHERS.contains(&name.as_str())).filter_map(|name| name.parse().ok()).collect())
+    }
+
+    fn segments(&mut self, node: &Name) -> Result<Vec<(SegmentName, u64)>, StorageError> {
+        let mut segments = Vec::new();
+        for name in self.share.segments(node)? {
+            let path = self.share.path.join(node.as_str()).join(name.to_string());
+            let len = self.open(node, &name)?.metadata().map_err(failed(&path, "looking at it"))?.len();
+            segments.push((name, len));
+        }
+        Ok(segments)
+    }
+
+    fn read(&mut self, input: &Input, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), StorageError> {
+        let path = self.share.path.join(input.node.as_str()).join(input.segment.to_string());
+        let file = self.open(&input.node, &input.segment)?;
+        let before = into.len();
+        into.resize(before + len, 0);
+        let read = file.read_at(&mut into[before..], offset);
+        into.truncate(before + read.as_ref().copied().unwrap_or(0));
+        read.map(drop).map_err(|error| failed(&path, "reading")(error).into())
+    }
+
+    fn owner(&mut self, site: &str) -> Result<Option<(Name, Uid)>, StorageError> {
+        let Some(entry) = self.directory.host(site)?.filter(|entry| entry.site.as_str() == site) else {
+            return Ok(None);
+        };
+        let account = self.directory.account_named(&entry.account)?;
+        if account.is_none_or(|(_, share)| share != *self.share_name) {
+            return Ok(None);
+        }
+        let home = format!("{HOMES}/{}", entry.account);
+        match statat(&self.share.root, &home, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if stat.st_uid == entry.uid.get() => Ok(Some((entry.account, entry.uid))),
+            // Not made yet, or taken from its account.
+            Ok(_) | Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(errno(&self.share.path.join(home), "looking at it")(error).into()),
+        }
+    }
+
+    fn look(&mut self, log: &Log) -> Result<Result<Seen, String>, StorageError> {
+        Ok(SiteLog::new(self.share, log).look()?)
+    }
+
+    fn beside(&mut self, log: &Log) -> Result<Result<Vec<String>, String>, StorageError> {
+        Ok(SiteLog::new(self.share, log).beside()?)
+    }
+
+    fn move_aside(&mut self, log: &Log, name: &str) -> Result<Result<(), String>, StorageError> {
+        Ok(SiteLog::new(self.share, log).move_aside(name)?)
+    }
+
+    fn write(&mut self, log: &Log, base: u64, bytes: &[u8]) -> Result<Result<(), String>, StorageError> {
+        Ok(SiteLog::new(self.share, log).write(base, bytes)?)
+    }
+}
