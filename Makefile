@@ -10,11 +10,11 @@ NAME ?= death
 .PHONY: help demo test lab scenario bench check setup tools test-tools package package-release
 
 help:
-	@echo 'make demo               a load balanced web cluster, alive, on this machine (ARGS=--once: ends by itself)'
+	@echo 'make demo               a web and a mail cluster, load balanced, alive, on this machine (ARGS=--once: ends by itself)'
 	@echo 'make test               everything that proves it: lints, unit tests, scenarios on real hosts'
 	@echo 'make lab                a shell into a running topology (TOPOLOGY=$(TOPOLOGY))'
 	@echo 'make scenario NAME=...  one scenario of the lab, such as NAME=$(NAME)'
-	@echo 'make bench              the benchmarks; tables, and target/bench/*.json'
+	@echo 'make bench              the benchmarks; tables, and target/bench/*.json (ARGS=mail: one of them)'
 	@echo 'make check              format, lints, house rules'
 
 demo: setup package-release

@@ -198,10 +198,12 @@ impl Lookups {
         tx.execute_batch("DELETE FROM domain; DELETE FROM mailbox;").map_err(&failed)?;
         each(&mut |row| {
             if let Row::MailDomain { domain, dkim: Some(dkim), .. } = &row {
-                kept.insert(write_key(&places.keys, &domain.name, dkim, keys_group)?);
+                kept.insert(write_key(&places.keys, &domain.name, dkim, keys_group, atomic::replace)?);
             }
             put_login(&tx, &row.key(), Some(&row)).map_err(&failed)
         })?;
+        // Tens of thousands of keys, made to last by one sync, before the position says that they are there.
+        sync_all_of(&places.keys)?;
         set_position(&tx, at).and_then(|()| tx.commit()).map_err(&failed)?;
         let failed = bad(&places.recipients);
         let tx = self.recipients.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
@@ -269,7 +271,7 @@ impl Lookups {
         for (key, row) in rows {
             match (key, row) {
                 (_, Some(Row::MailDomain { domain, dkim: Some(dkim), .. })) => {
-                    write_key(&self.places.keys, &domain.name, dkim, self.keys_group).map(drop)?;
+                    write_key(&self.places.keys, &domain.name, dkim, self.keys_group, atomic::write).map(drop)?;
                 }
                 (RowKey::MailDomain(name), None) => {
                     // Without the row its selector is not known.
@@ -446,13 +448,29 @@ fn is_key_of(file: &str, domain: &HostName) -> bool {
     selector.is_some_and(|selector| !selector.contains('.'))
 }
 
-fn write_key(keys: &Path, domain: &HostName, dkim: &DkimKey, group: Option<u32>) -> Result<String, LookupError> {
+/// How a key is written: made to last at once, or by [`sync_all_of`] with others.
+type WriteKey = fn(&Path, &[u8], Access) -> Result<(), FileError>;
+
+/// Writes a key that is new or changed; returns its file's name.
+fn write_key(
+    keys: &Path,
+    domain: &HostName,
+    dkim: &DkimKey,
+    group: Option<u32>,
+    write: WriteKey,
+) -> Result<String, LookupError> {
     let name = key_file(domain, dkim);
     let path = keys.join(&name);
     if atomic::read(&path)?.as_deref() != Some(dkim.private_pem.as_bytes()) {
-        atomic::write(&path, dkim.private_pem.as_bytes(), Access { group, mode: 0o640 })?;
+        write(&path, dkim.private_pem.as_bytes(), Access { group, mode: 0o640 })?;
     }
     Ok(name)
+}
+
+/// Makes all that was written to a directory's file system last.
+fn sync_all_of(directory: &Path) -> Result<(), LookupError> {
+    let opened = std::fs::File::open(directory).map_err(failed(directory, "opening"))?;
+    rustix::fs::syncfs(&opened).map_err(|error| failed(directory, "syncing")(error.into())).map_err(Into::into)
 }
 
 fn list(directory: &Path) -> Result<Vec<String>, FileError> {

@@ -1,6 +1,6 @@
 //! The benchmarks: how quick the product is and what it costs, as ratios within one run on one machine.
 //!
-//! Each benchmark brings up a Figure 1 of its own, measures, prints a table and writes `target/bench/NAME.json`. Nothing is asserted: a goal
+//! Each benchmark brings up a Figure 1 of its own (of mail, where mail is measured), measures, prints a table and writes `target/bench/NAME.json`. Nothing is asserted: a goal
 //! that is missed is shown as missed, and is no failure. Every figure is measured in the run that prints it; what could not be measured
 //! has no row.
 //!
@@ -9,6 +9,7 @@
 mod balancer;
 pub mod client;
 mod directory;
+mod mail;
 mod probe;
 mod report;
 mod router;
@@ -47,10 +48,12 @@ enum Name {
     Wake,
     /// CPU time per request of the node's router against others in its place
     Router,
+    /// Mail with a million mailboxes: files, look-ups, changes, an empty node
+    Mail,
 }
 
 impl Name {
-    const ALL: [Self; 4] = [Self::Directory, Self::Balancer, Self::Wake, Self::Router];
+    const ALL: [Self; 5] = [Self::Directory, Self::Balancer, Self::Wake, Self::Router, Self::Mail];
 
     fn text(self) -> &'static str {
         match self {
@@ -58,7 +61,12 @@ impl Name {
             Self::Balancer => "balancer",
             Self::Wake => "wake",
             Self::Router => "router",
+            Self::Mail => "mail",
         }
+    }
+
+    fn topology(self) -> &'static str {
+        if self == Self::Mail { "mail" } else { "figure-1" }
     }
 }
 
@@ -90,8 +98,12 @@ impl Bench {
         let scale = Scale { quick: self.quick };
         for name in names {
             let load = load_average()?;
-            let options = Options { deb: self.deb.clone(), ..Options::new("figure-1") };
-            let figure = Figure::in_lab(Lab::up(&options)?)?;
+            let options = Options { deb: self.deb.clone(), ..Options::new(name.topology()) };
+            let figure = Figure { lab: Lab::up(&options)? };
+            let _world = match name {
+                Name::Mail => Some(figure.set_up_mail()?),
+                _ => figure.set_up().map(|()| None)?,
+            };
             let mut report = Report::new(name.text(), machine(&figure, scale, &load)?);
             // What was measured before something went wrong is worth keeping.
             let measured = match name {
@@ -99,6 +111,7 @@ impl Bench {
                 Name::Balancer => balancer::measure(&figure, scale, &mut report),
                 Name::Wake => wake::measure(&figure, scale, &mut report),
                 Name::Router => router::measure(&figure, scale, &mut report),
+                Name::Mail => mail::measure(&figure, scale, &mut report),
             };
             println!("\n{report}");
             println!("written to {}", report.write()?.display());
@@ -149,5 +162,5 @@ fn is_optimised(figure: &Figure) -> Result<bool> {
     }
     let sum = tools::run("sha256sum", [&built])?;
     let hash = sum.split(' ').next().unwrap_or_default();
-    Ok(figure.host("web1").text("sha256sum /usr/bin/phalanx-proxy")?.starts_with(hash))
+    Ok(figure.host("lb").text("sha256sum /usr/bin/phalanx-proxy")?.starts_with(hash))
 }

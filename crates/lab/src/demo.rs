@@ -1,6 +1,9 @@
-//! The demonstration: Figure 1 with a real application, a slave added and a node killed under load, and a table of what happened.
+//! The demonstration: Figure 1 for web and mail. A real application, a slave added and a node killed under load; letters from the world, a mail
+//! node killed and the mailboxes moved under them; and tables of what happened.
 //!
-//! Every figure in the table is counted in this run.
+//! Every figure in the tables is counted in this run.
+
+mod mail;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
@@ -9,10 +12,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::figure::mail::{FAR, MAIL_EXTERNAL, PASSWORD};
 use crate::figure::{EXTERNAL, Figure, LOGICAL};
 use crate::load::{Load, Record};
 use crate::{Host, Lab, Options, eventually};
 
+/// The customer who has the wiki and the mailbox.
+const ACCOUNT: &str = "demo";
 /// The wiki's host names: one for the cluster's clients, one that this machine's browser takes for itself (RFC 6761).
 const SITE: &str = "wiki.example.org";
 const LOCAL_SITE: &str = "wiki.localhost";
@@ -49,17 +55,22 @@ impl Demo {
     pub fn run(&self) -> Result<()> {
         let begin = Instant::now();
         let say = |text: &str| eprintln!("demo: {:5.1} s  {text}", begin.elapsed().as_secs_f32());
-        say("bringing up seven hosts: client, lb, web1, web2, web3, nas, cp");
-        let lab = Lab::up(&Options { name: Some("demo".into()), ..Options::new("figure-1") })?;
-        say("making the panel, declaring servers, clusters, share and address; the machines join");
-        let figure = Figure::in_lab(lab)?;
+        say("bringing up ten hosts: client, world, lb, web1, web2, web3, mail1, mail2, nas, cp");
+        let lab = Lab::up(&Options { name: Some("demo".into()), ..Options::new("figure-1-whole") })?;
+        say("making the panel, declaring servers, clusters, shares and addresses; the machines join");
+        let figure = Figure { lab };
+        let _world = figure.set_up_whole()?;
         say("an account, a site, and Debian's DokuWiki in it");
         install(&figure)?;
+        say("a mail domain and a mailbox of the same account");
+        mail::install(&figure, ACCOUNT)?;
         say("asking for the wiki's page through the external address");
         let (phases, records) = act(&figure, &say)?;
         let done = served(&figure)?;
         println!("\n{}{}", table(&phases, &records, &done), failures(&records));
         println!("{}", notice(&phases, &records));
+        say("letters from the world to the mailbox, which somebody reads over IMAP");
+        println!("\n{}", mail::act(&figure, &say)?);
         if self.once {
             return Ok(());
         }
@@ -69,6 +80,7 @@ impl Demo {
     fn stay(&self, figure: &Figure) -> Result<()> {
         let panel = figure.host("cp").forward(8080, self.port).or_else(|_| figure.host("cp").forward(8080, 0))?;
         let wiki = figure.host("client").forward_to(format!("{EXTERNAL}:80").parse()?, 0)?;
+        let imaps = figure.host("world").forward_to(format!("{MAIL_EXTERNAL}:993").parse()?, 0)?;
         let token = figure.host("cp").text("cat /var/lib/phalanx/panel/admin.token")?;
         let lab = std::env::current_exe().context("cannot tell which program this is")?;
         let lab = lab.display();
@@ -78,14 +90,23 @@ It stays up until Ctrl-C.
 
   the panel's page   http://{panel}/#token={token}
   the wiki           http://{LOCAL_SITE}:{}{PAGE}
+  the mailbox        imaps://{imaps}, user {mailbox}, password {PASSWORD} (the certificate vouches for itself alone)
+
+  send a letter      {lab} --lab demo sh world swaks --server {MAIL_EXTERNAL} --helo world.{FAR} --from ann@{FAR} --to {mailbox} --header 'Subject: by hand'
+  read the last one  curl -sk -u '{mailbox}:{PASSWORD}' 'imaps://{imaps}/INBOX;MAILINDEX=*'
+  send as {mailbox}  {lab} --lab demo sh world swaks --server {MAIL_EXTERNAL}:587 --tls --auth PLAIN --auth-user {mailbox} --auth-password {PASSWORD} --from {mailbox} --to bob@{FAR}
 
   look around        {lab} --lab demo sh cp phalanx status
                      {lab} --lab demo sh cp phalanx events --follow
+                     {lab} --lab demo sh cp phalanx cluster show mail
+                     {lab} --lab demo sh cp phalanx mail-domain show example.org
                      {lab} --lab demo sh web1
   break something    {lab} --lab demo freeze web1      (thaw, kill, boot, cut, heal, pace web1 10%)
+  move the mailboxes {lab} --lab demo sh cp phalanx cluster move-grant mail mailboxes --to mail1
   stop               Ctrl-C here, or {lab} --lab demo down
 ",
-            wiki.port()
+            wiki.port(),
+            mailbox = mail::MAILBOX,
         );
         if !std::io::stdout().is_terminal() {
             println!("(no terminal here: it stays up all the same)");
@@ -95,10 +116,10 @@ It stays up until Ctrl-C.
 }
 
 fn install(figure: &Figure) -> Result<()> {
-    figure.phalanx(&format!("account add demo --logical-server {LOGICAL} --cpu-percent 200"))?;
-    figure.phalanx(&format!("site add {SITE} --account demo --alias {LOCAL_SITE}"))?;
+    figure.phalanx(&format!("account add {ACCOUNT} --logical-server {LOGICAL} --cpu-percent 200"))?;
+    figure.phalanx(&format!("site add {SITE} --account {ACCOUNT} --alias {LOCAL_SITE}"))?;
     let nas = figure.host("nas");
-    let home = "/srv/nas/web/home/demo";
+    let home = &format!("/srv/nas/web/home/{ACCOUNT}");
     eventually(Duration::from_secs(10), "the home of the account", || {
         nas.text(&format!("test -d {home}/sites/{SITE}"))
     })?;

@@ -112,7 +112,8 @@ impl Figure {
     /// What went wrong, with the words of the command that failed.
     pub fn set_up(&self) -> Result<()> {
         self.start_panel()?;
-        self.declare()?;
+        self.declare_common()?;
+        self.declare_web()?;
         for (host, upstream) in [("nas", "cp"), ("lb", "cp"), ("web1", "cp"), ("web2", "web1")] {
             self.join(host, upstream)?;
         }
@@ -326,15 +327,29 @@ impl Figure {
         cp.text("systemctl enable --now --quiet phalanx-panel").map(drop)
     }
 
-    fn declare(&self) -> Result<()> {
-        let share_kind = if self.host("nas").is_guest() { "nfs-managed" } else { "local" };
+    /// The balancer and the NAS, which web and mail have in common.
+    fn declare_common(&self) -> Result<()> {
         for line in [
             "server add lb --kind balancer --address 10.9.0.1/24",
             "server add nas --kind nas --address 10.9.0.20/24",
-            "server add web1 --kind web --address 10.9.0.11/24",
-            "server add web2 --kind web --address 10.9.0.12/24",
             "cluster add front --kind balancer --master lb",
             "cluster add storage --kind nas --master nas",
+        ] {
+            self.phalanx(line)?;
+        }
+        Ok(())
+    }
+
+    /// How the NAS can give its shares out.
+    fn share_kind(&self) -> &'static str {
+        if self.host("nas").is_guest() { "nfs-managed" } else { "local" }
+    }
+
+    fn declare_web(&self) -> Result<()> {
+        let share_kind = self.share_kind();
+        for line in [
+            "server add web1 --kind web --address 10.9.0.11/24",
+            "server add web2 --kind web --address 10.9.0.12/24",
             &format!("share add content --kind {share_kind} --nas storage --path /srv/nas/web"),
             "cluster add web --kind web --master web1 --share content",
             "cluster add-slave web web2",

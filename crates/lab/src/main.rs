@@ -51,7 +51,7 @@ enum Do {
     },
     /// Bring a lab up and keep it until Ctrl-C.
     Up(Up),
-    /// Show Figure 1 alive: a real application, a slave added and a node killed under load.
+    /// Show Figure 1 alive, web and mail: a slave added, nodes killed and the mailboxes moved under load.
     Demo(Demo),
     /// Measure how quick the product is and what it costs; writes tables, and target/bench/NAME.json.
     Bench(Bench),

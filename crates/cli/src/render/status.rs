@@ -5,13 +5,14 @@
 
 use super::style::{Style, Tone};
 use super::text::{printable, width};
+use std::collections::BTreeMap;
 
 mod problem;
 mod shape;
 
 use problem::{Problem, next_step, problems};
 pub use shape::Status;
-use shape::{BalancerStatus, ClusterStatus, NodeStatus, ServiceStatus, State};
+use shape::{BalancerStatus, ClusterStatus, Grant, NodeStatus, ServiceStatus, State};
 
 /// Cells of a load bar.
 const BAR_CELLS: u8 = 10;
@@ -76,18 +77,22 @@ fn serving_cluster(status: &Status, cluster: &ClusterStatus, style: Style) -> St
     } else {
         text += "  clients\n     │\n     ▼\n";
     }
-    let external_width = services.iter().map(|(_, service)| width(&service.external)).max().unwrap_or_default();
-    for (balancer, service) in &services {
-        let keepers = nodes_of(status, &balancer.name, style);
-        let external = format!("{:<external_width$}", printable(&service.external));
+    let places = places(&services);
+    let place_width = places.keys().map(|(place, _)| width(place)).max().unwrap_or_default();
+    for ((place, balancer), ports) in &places {
+        let keepers = nodes_of(status, balancer, style);
         text += &format!(
             "  {}   balancer {}  {keepers}\n",
-            style.paint(Tone::Strong, &external),
-            printable(&balancer.name)
+            style.paint(Tone::Strong, &format!("{place:<place_width$}")),
+            printable(balancer)
         );
+        if ports.len() > 1 {
+            text += &format!("  {}\n", style.paint(Tone::Quiet, &format!("ports {}", ports.join(", "))));
+        }
     }
     text += "     │\n";
-    text += &nodes(cluster, style);
+    text += &nodes(cluster, &services, style);
+    text += &mailboxes(cluster);
     match cluster.share.as_ref().and_then(|name| status.shares.iter().find(|share| share.name == *name)) {
         Some(share) => {
             let nas =
@@ -108,8 +113,60 @@ fn serving_cluster(status: &Status, cluster: &ClusterStatus, style: Style) -> St
 /// The right to open a mail cluster's mailboxes, as the API names it.
 const MAILBOXES: &str = "mailboxes";
 
+/// External addresses with their balancers: one port stands behind its address, several are listed.
+fn places<'a>(services: &[(&'a BalancerStatus, &'a ServiceStatus)]) -> BTreeMap<(String, &'a str), Vec<String>> {
+    let mut places: BTreeMap<(&'a str, &'a str), Vec<&'a str>> = BTreeMap::new();
+    for (balancer, service) in services {
+        let (address, port) = service.external.rsplit_once(':').unwrap_or((&service.external, ""));
+        places.entry((address, &balancer.name)).or_default().push(port);
+    }
+    let name = |((address, balancer), mut ports): ((&'a str, &'a str), Vec<&'a str>)| {
+        ports.sort_by_key(|port| port.parse::<u16>().unwrap_or_default());
+        let place = if let [port] = ports[..] { format!("{address}:{port}") } else { address.to_owned() };
+        ((printable(&place), balancer), ports.into_iter().map(printable).collect())
+    };
+    places.into_iter().map(name).collect()
+}
+
+/// Who opens a mail cluster's mailboxes, and by which number of the grant.
+fn mailboxes(cluster: &ClusterStatus) -> String {
+    let Some(Grant { number, holder, moving_to }) = cluster.grants.get(MAILBOXES) else { return String::new() };
+    let moving = moving_to.as_ref().map(|to| format!(", moving to {}", printable(to))).unwrap_or_default();
+    format!("     │  mailboxes: {}, grant number {number}{moving}\n", printable(holder))
+}
+
+/// What a balancer's checks of a node fail at, where others of its checks go well: in words, with the protocol of each port.
+fn fails_at(node: &NodeStatus, services: &[(&BalancerStatus, &ServiceStatus)]) -> Option<String> {
+    let of_node = |service: &ServiceStatus| service.backends.iter().find(|b| b.server == node.server).map(|b| b.state);
+    let checked: Vec<(u16, State)> = services.iter().filter_map(|(_, s)| Some((s.port, of_node(s)?))).collect();
+    let mut failed: Vec<u16> =
+        checked.iter().filter(|(_, state)| *state == State::Down).map(|(port, _)| *port).collect();
+    failed.sort_unstable();
+    failed.dedup();
+    (!failed.is_empty() && failed.len() < checked.len())
+        .then(|| failed.into_iter().map(protocol).collect::<Vec<_>>().join(", "))
+}
+
+/// What is spoken at a port, as services(5) names it.
+fn protocol(port: u16) -> String {
+    let name = match port {
+        25 => "smtp",
+        80 => "http",
+        110 => "pop3",
+        143 => "imap",
+        443 => "https",
+        465 => "submissions",
+        587 => "submission",
+        993 => "imaps",
+        995 => "pop3s",
+        4190 => "sieve",
+        _ => return format!("port {port}"),
+    };
+    name.to_owned()
+}
+
 /// The lines of a cluster's nodes.
-fn nodes(cluster: &ClusterStatus, style: Style) -> String {
+fn nodes(cluster: &ClusterStatus, services: &[(&BalancerStatus, &ServiceStatus)], style: Style) -> String {
     let name_width = cluster.nodes.iter().map(|node| width(&node.server)).max().unwrap_or_default();
     let mut text = String::new();
     for (i, node) in cluster.nodes.iter().enumerate() {
@@ -132,6 +189,9 @@ fn nodes(cluster: &ClusterStatus, style: Style) -> String {
         }
         if cluster.grants.get(MAILBOXES).is_some_and(|grant| grant.holder == node.server && grant.moving_to.is_none()) {
             text += "  opens mailboxes";
+        }
+        if let Some(protocols) = fails_at(node, services) {
+            text += &style.paint(Tone::Bad, &format!("  no {protocols}"));
         }
         text.push('\n');
     }

@@ -30,18 +30,26 @@ fn text(value: &impl serde::Serialize) -> String {
 pub(super) fn put(tx: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
     let key = text(&row.key());
     tx.prepare_cached("INSERT OR REPLACE INTO mail VALUES (?1, ?2)")?.execute(params![key, text(row)])?;
-    tx.prepare_cached("INSERT OR IGNORE INTO mail_dirty VALUES (?1)")?.execute(params![key]).map(drop)
+    mark_dirty(tx, &key)
 }
 
 pub(super) fn remove(tx: &Transaction<'_>, key: &RowKey) -> rusqlite::Result<()> {
     let key = text(key);
     tx.prepare_cached("DELETE FROM mail WHERE key = ?1")?.execute(params![key])?;
-    tx.prepare_cached("INSERT OR IGNORE INTO mail_dirty VALUES (?1)")?.execute(params![key]).map(drop)
+    mark_dirty(tx, &key)
+}
+
+/// Where everything is marked, a million rows need no marks of their own.
+fn mark_dirty(tx: &Transaction<'_>, key: &str) -> rusqlite::Result<()> {
+    const MARK: &str =
+        "INSERT OR IGNORE INTO mail_dirty SELECT ?1 WHERE NOT EXISTS (SELECT 1 FROM mail_dirty WHERE key = ?2)";
+    tx.prepare_cached(MARK)?.execute(params![key, ALL]).map(drop)
 }
 
 /// Empties it, before a snapshot takes its place.
 pub(super) fn clear(tx: &Transaction<'_>) -> rusqlite::Result<()> {
     tx.execute("DELETE FROM mail", [])?;
+    tx.execute("DELETE FROM mail_dirty", [])?;
     tx.execute("INSERT OR IGNORE INTO mail_dirty VALUES (?1)", params![ALL]).map(drop)
 }
 

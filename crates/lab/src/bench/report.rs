@@ -132,6 +132,11 @@ impl Report {
         }
     }
 
+    /// The ratio of a row, where it was compared.
+    pub fn ratio(&self, case: &str, subject: &str, metric: &str) -> Option<f64> {
+        self.rows.iter().find(|row| row.case == case && row.subject == subject && row.metric == metric)?.ratio
+    }
+
     /// Notes a goal: `got` is to be at most `goal`. `what` names the unit.
     pub fn goal(&mut self, what: &str, goal: f64, got: f64) {
         self.goals.push(Goal { what: what.to_owned(), goal, got, met: got <= goal });

@@ -29,7 +29,7 @@ pub fn problems(status: &Status) -> Vec<Problem> {
 }
 
 /// Something that only one node may do and that nobody does while it moves.
-fn moving(cluster: &ClusterStatus, right: &str, Grant { holder, moving_to }: &Grant) -> Option<Problem> {
+fn moving(cluster: &ClusterStatus, right: &str, Grant { number: _, holder, moving_to }: &Grant) -> Option<Problem> {
     let (name, to) = (&cluster.name, moving_to.as_ref()?);
     let is_heard = cluster.nodes.iter().any(|node| node.server == *holder && node.connected);
     Some(match is_heard {

@@ -44,6 +44,8 @@ pub struct ClusterStatus {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Grant {
+    /// Grows by one with each move.
+    pub number: u64,
     /// Who has it, or has not been seen to be at an end with it.
     pub holder: String,
     /// Who gets it next, where it moves.
@@ -136,6 +138,20 @@ pub struct ServiceStatus {
     pub external: String,
     /// The cluster that serves it.
     pub cluster: String,
+    /// The port of the nodes.
+    pub port: u16,
+    /// How the balancer sees each node behind it.
+    pub backends: Vec<Backend>,
+}
+
+/// A node behind one external address.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Backend {
+    /// The node.
+    pub server: String,
+    /// How its check goes.
+    pub state: State,
 }
 
 /// A share.

@@ -249,11 +249,29 @@ fn who_opens_mailboxes_is_seen() {
                  │
                  ├─▶ ● mail1  master  up          ░░░░░░░░░░   0 %      0.0 req/s   50 % of traffic  9 open
                  └─▶ ● mail2  slave   up          ░░░░░░░░░░   0 %      0.0 req/s   50 % of traffic  9 open  opens mailboxes
+                 │  mailboxes: mail2, grant number 3
                  │
                  ▼
               share letters   local /srv/nas/mail
         "#]],
     );
+}
+
+#[test]
+fn what_a_mail_node_fails_at_is_named_and_ports_of_one_address_are_one_line() {
+    let mut status = mail(json!({"number": 3, "holder": "mail2", "moving_to": "mail1"}), true);
+    let service = |port: u16, of_mail1: &str| {
+        json!({"external": format!("198.51.100.25:{port}"), "cluster": "mail", "port": port, "backends": [
+            {"server": "mail1", "state": of_mail1}, {"server": "mail2", "state": "up"}]})
+    };
+    status["balancers"][0]["services"] = json!([service(993, "down"), service(25, "up"), service(143, "down")]);
+    let text = picture(&Status::deserialize(&status).expect("a status"), Style::Plain);
+    let line = |word: &str| text.lines().find(|line| line.contains(word)).unwrap_or_default().to_owned();
+    assert!(line("balancer front").starts_with("  198.51.100.25   balancer"), "{text}");
+    assert_eq!(line("ports"), "  ports 25, 143, 993");
+    assert!(line("● mail1").ends_with("  no imap, imaps"), "{text}");
+    assert!(line("● mail2").ends_with(" open"), "it is moving away: {text}");
+    assert_eq!(line("mailboxes: "), "     │  mailboxes: mail2, grant number 3, moving to mail1");
 }
 
 #[test]
