@@ -119,7 +119,7 @@ impl FromStr for HostName {
 /// `①` as `1`, and somebody would have another name than he sees.
 fn ascii_form(text: &str) -> Result<String, String> {
     use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
-    let lower = text.to_lowercase();
+    let lower: String = text.chars().map(lower_case).collect();
     // Names without such letters are what they are; their rules are those of [`HostName`].
     if text.is_ascii() && !lower.split('.').any(|label| label.starts_with("xn--")) {
         return Ok(lower);
@@ -133,6 +133,15 @@ fn ascii_form(text: &str) -> Result<String, String> {
         Ok(ascii.into_owned())
     } else {
         Err(format!("it holds characters that stand for others; what it would mean is {ascii}"))
+    }
+}
+
+/// The lower case of a letter; but where it has none of its own, as the sign of Kelvin whose lower case is a `k`, the letter as it is.
+fn lower_case(letter: char) -> char {
+    let mut lower = letter.to_lowercase();
+    match (lower.next(), lower.next()) {
+        (Some(one), None) if one.is_ascii() == letter.is_ascii() => one,
+        _ => letter,
     }
 }
 
@@ -230,6 +239,8 @@ mod tests {
             "ü",
             "a.ü\n",
             "ⅷ.example",
+            "b\u{212a}.example",
+            "\u{130}.example",
             "ü..example",
         ] {
             let refused = text.parse::<HostName>();
