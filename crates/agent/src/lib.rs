@@ -35,6 +35,7 @@ mod reconcile;
 mod renew;
 mod successor;
 
+pub use check::{Found, validate};
 pub use join::{JoinOptions, join};
 pub use paths::ROOT;
 

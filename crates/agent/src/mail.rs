@@ -23,6 +23,8 @@ use tokio::runtime::Handle;
 
 /// The configuration of the Dovecot that has the sessions.
 const MAILBOXES_CONFIG: &str = "/var/lib/phalanx/live/mailboxes.conf";
+/// Domains that are named where their keys were gone.
+const KEYS_TOLD: usize = 5;
 /// Rows that are put in one transaction.
 const ROWS_AT_ONCE: usize = 1_000;
 
@@ -102,7 +104,7 @@ impl Mail {
         let at = writer.position()?;
         let seen = self.opened().and_then(|lookups| lookups.position());
         match seen {
-            Ok(shown) if shown == Some(at) => self.mended(),
+            Ok(shown) if shown == Some(at) => return self.look_at_keys(spec, reader, at),
             // Another incarnation, or a directory that went back: rows may be there that it does not know.
             Ok(None) => writer.mark_all_mail_dirty()?,
             Ok(Some(shown)) if shown.incarnation != at.incarnation || shown.revision > at.revision => {
@@ -128,6 +130,28 @@ impl Mail {
                     self.lookups = None;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Looks whether each domain's key is there, and puts those that are not.
+    fn look_at_keys(&mut self, spec: Option<&NodeSpec>, reader: &Reader, at: Position) -> anyhow::Result<()> {
+        match self.opened().and_then(|lookups| lookups.domains_without_key()) {
+            Ok(without) if without.is_empty() => self.mended(),
+            Ok(without) => {
+                let names: Vec<&str> = without.iter().take(KEYS_TOLD).map(|name| name.as_str()).collect();
+                let others = without.len().saturating_sub(KEYS_TOLD);
+                let more = if others > 0 { format!(" and of {others} others") } else { String::new() };
+                let why = format!(
+                    "the key that signs mail of {}{more} was gone from this node, so mail may have left unsigned",
+                    names.join(", ")
+                );
+                self.events.add(Severity::Error, "mail", why.clone(), String::new());
+                self.problem = Some(why);
+                let keys: Vec<RowKey> = without.into_iter().map(RowKey::MailDomain).collect();
+                self.put_rows(spec, reader, &keys, at)?;
+            }
+            Err(error) => self.fail(&error),
         }
         Ok(())
     }

@@ -228,6 +228,29 @@ impl Lookups {
         Ok(recipients.filter(|_| recipients == logins))
     }
 
+    /// Domains whose key that signs is not where it is looked for, or is empty. Mail of theirs leaves unsigned.
+    ///
+    /// # Errors
+    /// A file or the directory of keys can't be read.
+    pub fn domains_without_key(&self) -> Result<Vec<HostName>, LookupError> {
+        let sqlite = |source| LookupError::Sqlite { path: self.places.recipients.clone(), source };
+        let sql = "SELECT name, selector FROM domain WHERE selector <> ''";
+        let mut find = self.recipients.prepare_cached(sql).map_err(sqlite)?;
+        let rows = find.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(sqlite)?;
+        let mut without = Vec::new();
+        for row in rows {
+            let (name, selector): (String, String) = row.map_err(sqlite)?;
+            let path = self.places.keys.join(format!("{name}.{selector}.key"));
+            let is_there = match std::fs::metadata(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+                metadata => metadata.map_err(failed(&path, "looking at it"))?.len() > 0,
+            };
+            // What is no name of a domain was not written here.
+            without.extend((!is_there).then(|| name.parse().ok()).flatten());
+        }
+        Ok(without)
+    }
+
     /// Has the files made anew at the next [`Lookups::open`]: they are moved aside, with `why` in their names, over what was moved aside
     /// for the same reason before.
     ///

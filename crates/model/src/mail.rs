@@ -1,8 +1,8 @@
 //! Mail: domains, mailboxes and aliases.
 //!
 //! Addresses are those of RFC 5321 as far as they are in use: a local part of plain characters without quoting, a domain of the DNS.
-//! Internationalised domains are given in their ASCII form; local parts outside ASCII (RFC 6531) are not offered. So an address holds no
-//! character that a query, a configuration file, a header or a path treats specially.
+//! Internationalised domains are kept in their ASCII form ([`HostName`]); local parts outside ASCII (RFC 6531) are not offered. So an address
+//! holds no character that a query, a configuration file, a header or a path treats specially.
 
 use crate::name::text_value;
 use crate::{HostName, Invalid, Name};
@@ -282,15 +282,15 @@ impl FromStr for MailAddress {
 fn split(text: &str) -> Result<(&str, HostName), Invalid> {
     let refuse = |why: &str| Err(Invalid::new("mail address", text, why));
     let Some((local, domain)) = text.rsplit_once('@') else { return refuse("it has no @; give LOCAL@DOMAIN") };
-    if !text.is_ascii() {
-        return refuse(
-            "it holds characters outside ASCII; give the domain in its xn-- form, and an ASCII address before the @",
-        );
-    }
-    if local.is_empty() || local.len() > 64 || text.len() > 254 {
-        return refuse("it must have 1 to 64 characters before the @, and 254 in all");
+    if let Some(c) = local.chars().find(|c| !c.is_ascii()) {
+        return refuse(&format!(
+            "it holds {c:?} before the @: letters outside ASCII are taken in the domain alone, since many mail servers refuse them before the @ (SMTPUTF8, RFC 6531); use a-z, 0-9, dots, - and _ there"
+        ));
     }
     let domain = domain.parse::<HostName>().map_err(|invalid| Invalid::new("mail address", text, invalid.why))?;
+    if local.is_empty() || local.len() > 64 || local.len() + 1 + domain.as_str().len() > 254 {
+        return refuse("it must have 1 to 64 characters before the @, and 254 in all");
+    }
     Ok((local, domain))
 }
 
@@ -418,13 +418,27 @@ mod tests {
             "a'@example.org",
             "a@example.org\r\nRCPT TO:<x@y.org>",
             "jürgen@example.org",
-            "a@exämple.org",
+            "a@ｅxample.org",
             "a/../b@example.org",
             "a%b@example.org",
         ] {
             assert!(bad.parse::<LocalAddress>().is_err(), "{bad:?}");
         }
         assert!(format!("{}@example.org", "a".repeat(65)).parse::<LocalAddress>().is_err());
+        // The longest domain that is left for the longest local part, and one more.
+        let domain = |last: usize| format!("{0}.{0}.{1}.example", "d".repeat(63), "d".repeat(last));
+        assert!(format!("{}@{}", "a".repeat(64), domain(53)).parse::<LocalAddress>().is_ok());
+        assert!(format!("{}@{}", "a".repeat(64), domain(54)).parse::<LocalAddress>().is_err());
+    }
+
+    #[test]
+    fn letters_outside_ascii_are_for_domains() {
+        let address = "info@Bücher.example".parse::<LocalAddress>().unwrap();
+        assert_eq!(address.as_str(), "info@xn--bcher-kva.example");
+        assert_eq!("@bücher.example".parse::<AliasSource>().unwrap().as_str(), "@xn--bcher-kva.example");
+        assert_eq!("A@bücher.example".parse::<MailAddress>().unwrap().as_str(), "A@xn--bcher-kva.example");
+        let refusal = "jürgen@example.org".parse::<LocalAddress>().unwrap_err().to_string();
+        assert!(refusal.contains("'ü' before the @") && refusal.contains("RFC 6531"), "{refusal}");
     }
 
     #[test]

@@ -67,7 +67,8 @@ impl FromStr for Name {
 }
 
 /// A host name of the DNS (RFC 1123) in lower case: at least two labels, each 1 to 63 of `a-z`, `0-9` and `-`, 253 bytes in all.
-/// Internationalised names are given in their ASCII form (`xn--…`, RFC 5890).
+/// An internationalised name (RFC 5890) is given in letters (`bücher.example`) or in its ASCII form (`xn--bcher-kva.example`); it is kept, and
+/// shown, in its ASCII form alone, so that two names that look alike differ wherever they are seen.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct HostName(String);
@@ -84,13 +85,14 @@ impl FromStr for HostName {
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let refuse = |why: String| Err(Invalid::new("host name", text, why));
-        if text.len() > 253 {
+        // In letters a name may be longer than in ASCII: three bytes of UTF-8 may be less than one of Punycode.
+        if text.len() > 1_024 {
             return refuse("it is longer than 253 characters".into());
         }
-        if !text.is_ascii() {
-            return refuse("it holds characters outside ASCII; give the xn-- form (RFC 5890)".into());
+        let lower = ascii_form(text).map_err(|why| Invalid::new("host name", text, why))?;
+        if lower.len() > 253 {
+            return refuse("it is longer than 253 characters".into());
         }
-        let lower = text.to_ascii_lowercase();
         let labels: Vec<&str> = lower.split('.').collect();
         if labels.len() < 2 {
             return refuse("it has a single label; give a full name such as www.example.org".into());
@@ -110,6 +112,36 @@ impl FromStr for HostName {
             return refuse("its last label is a number, as in an IP address".into());
         }
         Ok(Self(lower))
+    }
+}
+
+/// A host name in ASCII and lower case. Of letters outside ASCII only those are taken that stand for themselves: UTS #46 would read `ｅ` as `e` and
+/// `①` as `1`, and somebody would have another name than he sees.
+fn ascii_form(text: &str) -> Result<String, String> {
+    use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
+    let lower: String = text.chars().map(lower_case).collect();
+    // Names without such letters are what they are; their rules are those of [`HostName`].
+    if text.is_ascii() && !lower.split('.').any(|label| label.starts_with("xn--")) {
+        return Ok(lower);
+    }
+    let ascii = Uts46::new()
+        .to_ascii(lower.as_bytes(), AsciiDenyList::STD3, Hyphens::Allow, DnsLength::Ignore)
+        .map_err(|_| "it is no internationalised host name (RFC 5890)".to_owned())?;
+    let (letters, result) = Uts46::new().to_unicode(ascii.as_bytes(), AsciiDenyList::STD3, Hyphens::Allow);
+    let is_itself = result.is_ok() && (letters == lower || text.is_ascii() && ascii == lower);
+    if is_itself {
+        Ok(ascii.into_owned())
+    } else {
+        Err(format!("it holds characters that stand for others; what it would mean is {ascii}"))
+    }
+}
+
+/// The lower case of a letter; but where it has none of its own, as the sign of Kelvin whose lower case is a `k`, the letter as it is.
+fn lower_case(letter: char) -> char {
+    let mut lower = letter.to_lowercase();
+    match (lower.next(), lower.next()) {
+        (Some(one), None) if one.is_ascii() == letter.is_ascii() => one,
+        _ => letter,
     }
 }
 
@@ -170,14 +202,65 @@ mod tests {
     #[test]
     fn host_names_are_lower_cased_and_checked() {
         assert_eq!("WWW.Example.ORG".parse::<HostName>().unwrap().as_str(), "www.example.org");
-        for text in
-            ["localhost", "a..b", "-a.b", "a.b-", "10.0.0.1", "exa mple.org", "é.org", "a.b\"", "a.b\n", ".a.b", "a.b."]
+        for text in ["localhost", "a..b", "-a.b", "a.b-", "10.0.0.1", "exa mple.org", "a.b\"", "a.b\n", ".a.b", "a.b."]
         {
             assert!(text.parse::<HostName>().is_err(), "{text:?}");
         }
     }
 
+    #[test]
+    fn internationalised_host_names_are_kept_in_ascii() {
+        for (text, kept) in [
+            ("bücher.example", "xn--bcher-kva.example"),
+            ("BÜCHER.Example", "xn--bcher-kva.example"),
+            ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+            ("XN--BCHER-KVA.example", "xn--bcher-kva.example"),
+            ("faß.example", "xn--fa-hia.example"),
+            ("例え.テスト", "xn--r8jz45g.xn--zckzah"),
+            // Cyrillic letters that look like Latin ones: nobody takes it for paypal.example.
+            ("раураl.example", "xn--l-7sba6dbr.example"),
+        ] {
+            assert_eq!(text.parse::<HostName>().expect(text).as_str(), kept, "{text}");
+        }
+        for text in [
+            "ｅxample.org",
+            "example。org",
+            "bu\u{308}cher.example",
+            "①.example",
+            "a\u{200b}b.example",
+            "a\u{202e}b.example",
+            "\u{301}a.example",
+            "xn--.example",
+            "xn--a.example",
+            "xn--ls8h\u{e9}.example",
+            "ü ü.example",
+            "ü@x.example",
+            "ü/x.example",
+            "ü",
+            "a.ü\n",
+            "ⅷ.example",
+            "b\u{212a}.example",
+            "\u{130}.example",
+            "ü..example",
+        ] {
+            let refused = text.parse::<HostName>();
+            assert!(refused.is_err(), "{text:?} is {refused:?}");
+        }
+        let long = format!("{}.example", "ü".repeat(60));
+        assert!(long.parse::<HostName>().is_err());
+        assert!(format!("{}example", "ü.".repeat(600)).parse::<HostName>().is_err());
+    }
+
     proptest! {
+        #[test]
+        fn a_host_name_that_exists_is_ascii_and_itself(text in "\\PC{0,12}\\.\\PC{1,8}") {
+            if let Ok(name) = text.parse::<HostName>() {
+                let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b);
+                prop_assert!(name.as_str().bytes().all(is_plain), "{name}");
+                prop_assert_eq!(name.as_str().parse::<HostName>().expect("a name that exists is valid"), name);
+            }
+        }
+
         #[test]
         fn a_name_that_exists_has_only_safe_characters(text in ".{0,40}") {
             if let Ok(name) = text.parse::<Name>() {

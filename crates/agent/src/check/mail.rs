@@ -81,15 +81,34 @@ async fn check_postfix(of_queue: &Path) -> anyhow::Result<Option<String>> {
     for (name, text) in [(MAIN_CF, main_cf), (MASTER_CF, read(MASTER_CF)?)] {
         atomic::replace(&copy.join(name), text.as_bytes(), Access::PUBLIC)?;
     }
-    if let Some(words) = refusal(command::succeed("postfix", &["-c", CHECKED, "check"], CHECK_LIMIT).await)? {
-        return Ok(Some(words));
-    }
-    // Postfix takes names that it does not know for a customer's own; here each is a mistake. What else it warns of are the look-ups'
-    // files, which it looks for where they will be.
+    // These come first, since Postfix' checker tells its words to a log alone. Postfix takes names that it does not know for a customer's own;
+    // here each is a mistake. What else it warns of are the look-ups' files, which it looks for where they will be.
     let said = command::run("postconf", &["-c", CHECKED, "-nf"], CHECK_LIMIT).await?.stderr;
     let is_refusal = |line: &&str| line.contains("unused parameter") || line.contains("fatal:");
-    let words: Vec<&str> = said.lines().filter(is_refusal).collect();
-    Ok((!words.is_empty()).then(|| words.join("\n")))
+    let mut words: Vec<String> = said.lines().filter(is_refusal).map(str::to_owned).collect();
+    // A service that can't be read ends Postfix' master; a line of a table that can't be read is left out.
+    let services = command::run("postconf", &["-c", CHECKED, "-M"], CHECK_LIMIT).await?.stderr;
+    let is_refusal = |line: &&str| line.contains(MASTER_CF) || line.contains("fatal:");
+    words.extend(services.lines().filter(is_refusal).map(str::to_owned));
+    let tables = of_queue.to_string_lossy();
+    for table in postfix::TABLES.iter().map(|table| format!("regexp:{tables}/{table}")).filter(|table| is_there(table)) {
+        let told = command::run("postmap", &["-c", CHECKED, "-q", "x", &table], CHECK_LIMIT).await?.stderr;
+        words.extend(told.lines().filter(|line| line.contains(path_of(&table))).map(str::to_owned));
+    }
+    if !words.is_empty() {
+        return Ok(Some(words.join("\n")));
+    }
+    refusal(command::succeed("postfix", &["-c", CHECKED, "check"], CHECK_LIMIT).await)
+}
+
+/// The file of a table as Postfix names it.
+fn path_of(table: &str) -> &str {
+    table.trim_start_matches("regexp:")
+}
+
+/// Only the node's own Postfix has tables beside it; the others read the same.
+fn is_there(table: &str) -> bool {
+    Path::new(path_of(table)).exists()
 }
 
 /// Whether the part `name` of a staged generation is what is live, and so was checked before.

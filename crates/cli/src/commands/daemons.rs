@@ -5,8 +5,8 @@ use crate::failure::Failure;
 use crate::session::print;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use phalanx_agent::JoinOptions;
 use phalanx_agent::guard::Probe;
+use phalanx_agent::{Found, JoinOptions};
 use phalanx_panel::{InitOptions, RunOptions};
 use serde_json::{Value, json};
 use std::io::Read as _;
@@ -94,6 +94,17 @@ Examples:
         token: String,
         #[command(flatten)]
         root: RootArgs,
+    },
+    /// Have the daemons' own checkers judge a generation of configuration; nothing is changed
+    #[command(after_help = "\
+The agent does this itself before a generation goes live. It runs where the daemons are installed.
+
+Example:
+  phalanx agent check /var/lib/phalanx/live")]
+    Check {
+        /// The generation's directory
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
     },
     /// Run the agent until it is told to stop (SIGTERM); what it set up serves on
     #[command(after_help = LOG_HELP)]
@@ -200,6 +211,17 @@ pub fn agent(command: AgentCommand, json: bool) -> Result<(), Failure> {
             let name =
                 block_on(async { phalanx_agent::join(&JoinOptions { upstream, token, root: root.root }).await })?;
             show(json, &json!({"server": name}), || format!("This machine has joined as {name}.\n"))
+        }
+        AgentCommand::Check { directory } => {
+            let directory =
+                directory.canonicalize().with_context(|| format!("{} can't be read", directory.display()))?;
+            match block_on(phalanx_agent::validate(&directory))? {
+                Found::Good => {
+                    show(json, &json!({"found": "good"}), || "The daemons' checkers find nothing wrong.\n".to_owned())
+                }
+                Found::Bad(words) => Err(anyhow::anyhow!("{words}").into()),
+                Found::Unknown(words) => Err(anyhow::anyhow!("nothing can be said of it: {words}").into()),
+            }
         }
         AgentCommand::Run { root, stop_before } => {
             log()?;

@@ -194,6 +194,22 @@ fn only_what_a_new_file_mends_is_damage() {
 }
 
 #[test]
+fn a_key_that_is_gone_is_missed() {
+    let root = tempfile::tempdir().expect("a directory");
+    let mut lookups = Lookups::open(root.path(), false).expect("opened");
+    let (one, two) = (domain_named("one.example", MailState::Active), domain_named("two.example", MailState::Active));
+    lookups.put(&[(one.key(), Some(one)), (two.key(), Some(two.clone()))], at(1)).expect("put");
+    assert_eq!(lookups.domains_without_key().expect("read"), []);
+    let key = root.path().join(KEYS.trim_start_matches('/')).join("two.example.phalanx.key");
+    for damage in [|path: &Path| std::fs::remove_file(path), |path: &Path| std::fs::write(path, "")] {
+        damage(&key).expect("damaged");
+        assert_eq!(lookups.domains_without_key().expect("read"), ["two.example".parse().expect("a domain")]);
+        lookups.put(&[(two.key(), Some(two.clone()))], at(1)).expect("put");
+        assert_eq!(lookups.domains_without_key().expect("read"), []);
+    }
+}
+
+#[test]
 fn a_key_of_another_domain_is_not_taken_for_ones_own() {
     let name: HostName = "example.org".parse().expect("a domain");
     assert!(is_key_of("example.org.phalanx.key", &name));

@@ -7,7 +7,7 @@ import json
 import time
 
 KEPT = "/var/spool/world.jsonl"
-LINE_MAX = 1 << 20
+LINE_MAX = 4 << 20
 
 
 async def talk(reader, writer):

@@ -1,8 +1,14 @@
 //! The mail cluster on the real daemons: what it is for, what of it needs nobody else, how soon changes count, what moves its mailboxes.
 
+mod checkers;
+mod clients;
 mod flow;
+mod hostile;
+mod look_ups;
 mod one_node;
 mod queues;
+mod refuses;
+mod talk;
 
 use anyhow::{Context, Result, ensure};
 use flow::{Flow, TAKEN, refused, send};

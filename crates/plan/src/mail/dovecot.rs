@@ -161,8 +161,15 @@ fn plugins(conf: &mut Settings) {
         plugin.set("quota_status_nouser", "DUNNO");
         plugin.set("quota_status_overquota", "\"552 5.2.2 The mailbox is full\"");
         plugin.set("sieve", "file:~/sieve;active=~/active.sieve");
+        // Refusing what was taken, and messages to whom a script likes, would be mail that nobody asked for.
+        plugin.set("sieve_extensions", "-reject -enotify");
         plugin.set("sieve_vacation_min_period", "1d");
+        // So that an answer's author can be told to be its sender's.
+        plugin.set("sieve_vacation_send_from_recipient", "yes");
         plugin.set("sieve_max_redirects", "4");
+        plugin.set("sieve_max_script_size", "256k");
+        plugin.set("sieve_quota_max_scripts", "32");
+        plugin.set("sieve_quota_max_storage", "1M");
     });
 }
 

@@ -20,6 +20,11 @@ pub const SRS_FILE: &str = "secret-srs";
 /// What postsrsd is told besides: the environment of its unit.
 pub const SENDERS_FILE: &str = "senders.env";
 
+/// The domain whose key signs a message, in Lua.
+const MAY_SIGN: &str = include_str!("may_sign.lua");
+/// What is refused for its header, in Lua.
+const HEADER: &str = include_str!("header.lua");
+
 /// What the password of Redis is for.
 const MEMORY_USE: &str = "redis";
 /// What postsrsd's secret is for.
@@ -52,6 +57,7 @@ pub fn files(spec: &NodeSpec, mail: &MailSpec) -> Files {
         file("greylist.conf", "enabled = true;\ntimeout = 5min;\nmessage = \"Try again later\";\n".to_owned()),
         file("dkim_signing.conf", signing()),
         file("ratelimit.conf", "rates {\n  user = {\n    selector = \"user.lower\";\n    bucket = {\n      burst = 200;\n      rate = \"200 / 1h\";\n    }\n  }\n}\n".to_owned()),
+        (format!("{DIRECTORY}/rspamd.local.lua"), HEADER.to_owned()),
         (SRS_FILE.to_owned(), format!("{}\n", mail.secrets.for_use(SRS_USE))),
         (SENDERS_FILE.to_owned(), format!("SRS_DOMAIN={}\n", mail.host_name)),
     ]);
@@ -61,10 +67,10 @@ pub fn files(spec: &NodeSpec, mail: &MailSpec) -> Files {
     files
 }
 
-/// Signs what those who log in send, and what mailboxes send by themselves; only under the domain of the sender in the header.
+/// Who may have mail signed: see `may_sign.lua`. Where it names no domain, nothing is signed.
 fn signing() -> String {
     format!(
-        "enabled = true;\npath = \"{KEYS}/$domain.$selector.key\";\nselector = \"phalanx\";\nsign_authenticated = true;\nsign_local = true;\nuse_domain = \"header\";\nuse_esld = false;\nallow_username_mismatch = true;\nallow_hdrfrom_mismatch = false;\n"
+        "enabled = true;\npath = \"{KEYS}/$domain.$selector.key\";\nselector = \"phalanx\";\nsign_authenticated = true;\nsign_local = true;\nuse_esld = false;\nallow_username_mismatch = true;\nallow_hdrfrom_mismatch = false;\nuse_domain_custom = <<EOD\n{MAY_SIGN}EOD\n"
     )
 }
 

@@ -32,9 +32,21 @@ pub const LOGIN_SOCKET: &str = "/run/phalanx/logins/postfix";
 /// Answers of the holder that are not final: what smtpd(8) let in has a mailbox, or will have one in a moment.
 const LATER: &str = "/^550[ -]5\\.1\\.1(.*)/ 450 4.1.1$1\n/^552[ -]5\\.2\\.2(.*)/ 452 4.2.2$1\n";
 
+/// The tables of regular expressions among its files.
+pub const TABLES: [&str; 2] = ["lmtp_replies", "commands"];
+
+/// What smtpd(8) makes of commands before it reads them. It takes mail for `<postmaster>` without a domain unasked, whoever that may be; with a
+/// domain it is looked up as every other recipient is, and one that is nobody is refused instead of bounced. So each recipient gets a domain.
+fn commands(mail: &MailSpec) -> String {
+    format!("/^RCPT[[:space:]]+TO:[[:space:]]*<(@[^>]*:)?([^@>]*)>(.*)$/ RCPT TO:<$2@{}>$3\n", mail.host_name)
+}
+
 /// Its files.
 pub fn files(spec: &NodeSpec, mail: &MailSpec) -> Files {
-    let mut files = Files::from([(format!("{DIRECTORY}/lmtp_replies"), LATER.to_owned())]);
+    let mut files = Files::from([
+        (format!("{DIRECTORY}/lmtp_replies"), LATER.to_owned()),
+        (format!("{DIRECTORY}/commands"), commands(mail)),
+    ]);
     for (of, queue) in &mail.queues {
         let (directory, instance) = match *of == spec.server {
             true => (DIRECTORY.to_owned(), Instance::own(queue)),
@@ -152,11 +164,18 @@ fn main_cf(mail: &MailSpec, instance: &Instance) -> String {
     cf.set("virtual_mailbox_limit", "0");
     cf.set("smtpd_recipient_limit", "1000");
     cf.set("line_length_limit", "2048");
+    // A line goes on as it came, however long: one that is broken in two is another text, and its signature (DKIM) fails.
+    cf.set("smtp_line_length_limit", "0");
+    cf.set("lmtp_line_length_limit", "0");
     cf.set("smtputf8_enable", "no");
     cf.set("strict_rfc821_envelopes", "yes");
-    // Against SMTP smuggling: only CR LF ends a line (RFC 5321, 2.3.8), and nobody talks ahead of the answers.
-    cf.set("smtpd_forbid_bare_newline", "yes");
+    // Against SMTP smuggling: only CR LF ends a line (RFC 5321, 2.3.8), who ends one otherwise is refused, a lone CR in a message becomes a
+    // blank, and nobody talks ahead of the answers.
+    cf.set("smtpd_forbid_bare_newline", "reject");
+    cf.set("cleanup_replace_stray_cr_lf", "yes");
+    cf.set("smtpd_forbid_unauth_pipelining", "yes");
     cf.set("smtpd_data_restrictions", "reject_unauth_pipelining");
+    cf.set("smtpd_command_filter", format!("regexp:{LIVE}/{DIRECTORY}/commands"));
     cf.set("smtpd_discard_ehlo_keywords", "chunking, etrn");
     cf.set("disable_vrfy_command", "yes");
     cf.set("smtpd_helo_required", "yes");

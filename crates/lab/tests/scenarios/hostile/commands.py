@@ -21,9 +21,14 @@ def at(value, path):
     return value
 
 
+def ascii_form(host):
+    # In letters or in ASCII, it is one name (RFC 5890).
+    return host.lower() if host.isascii() else host.encode("idna").decode()
+
+
 def same(command, sent, back):
     if command["host"]:
-        sent, back = sent.lower(), str(back).lower()
+        sent, back = ascii_form(sent), str(back).lower()
     if isinstance(back, (int, bool)):
         # A number has one value, however it is written.
         return sent.lstrip("+").isdecimal() and int(sent) == back

@@ -161,12 +161,21 @@ fn put(api: &mut Api, Field { method, path, body, field }: &Field, text: &str) -
     Ok(Some(back.as_str().unwrap_or_default().to_owned()))
 }
 
-/// Unchanged; but a host name has no case (RFC 4343), and is kept in lower case, and so are addresses of ours.
+/// Host names of the texts that are in letters, and how they are kept (RFC 5890).
+const IN_LETTERS: [(&str, &str); 3] = [
+    ("na\u{ef}ve.example.org", "xn--nave-6pa.example.org"),
+    ("\u{43f}\u{440}\u{438}\u{43c}\u{435}\u{440}.\u{440}\u{444}", "xn--e1afmkfd.xn--p1ai"),
+    ("\u{4f8b}\u{3048}.jp", "xn--r8jz45g.jp"),
+];
+
+/// Unchanged; but a host name has no case (RFC 4343), and is kept in lower case and in ASCII, and so are addresses of ours.
 fn is_same(field: &str, sent: &Value, back: &Value) -> bool {
     let lower = |value: &Value| value.as_str().map(str::to_ascii_lowercase);
     let is_name =
         ["/name", "/aliases", "/address", "/source", "/targets", "/mail"].iter().any(|name| field.starts_with(name));
-    sent == back || (is_name && lower(sent) == lower(back))
+    let ascii =
+        |sent: &Value| IN_LETTERS.iter().find(|(letters, _)| sent == letters).map(|(_, ascii)| (*ascii).to_owned());
+    sent == back || (is_name && ascii(sent).or(lower(sent)) == lower(back))
 }
 
 /// Every field that the API's document names has a place in [`FIELDS`].
