@@ -91,7 +91,8 @@ async fn check_postfix(of_queue: &Path) -> anyhow::Result<Option<String>> {
     let is_refusal = |line: &&str| line.contains(MASTER_CF) || line.contains("fatal:");
     words.extend(services.lines().filter(is_refusal).map(str::to_owned));
     let tables = of_queue.to_string_lossy();
-    for table in postfix::TABLES.iter().map(|table| format!("regexp:{tables}/{table}")).filter(|table| is_there(table)) {
+    for table in postfix::TABLES.iter().map(|table| format!("regexp:{tables}/{table}")).filter(|table| is_there(table))
+    {
         let told = command::run("postmap", &["-c", CHECKED, "-q", "x", &table], CHECK_LIMIT).await?.stderr;
         words.extend(told.lines().filter(|line| line.contains(path_of(&table))).map(str::to_owned));
     }
