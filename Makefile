@@ -6,14 +6,16 @@ CARGO ?= cargo
 LAB := target/debug/phalanx-lab
 TOPOLOGY ?= figure-1
 NAME ?= death
+MINUTES ?= 30
 
-.PHONY: help demo test lab scenario bench check setup tools test-tools package package-release
+.PHONY: help demo test lab scenario soak bench check setup tools test-tools package package-release
 
 help:
 	@echo 'make demo               a web and a mail cluster, load balanced, alive, on this machine (ARGS=--once: ends by itself)'
 	@echo 'make test               everything that proves it: lints, unit tests, scenarios on real hosts'
 	@echo 'make lab                a shell into a running topology (TOPOLOGY=$(TOPOLOGY))'
 	@echo 'make scenario NAME=...  one scenario of the lab, such as NAME=$(NAME)'
+	@echo 'make soak               half an hour of killed, fenced and drained mail nodes under load (MINUTES=$(MINUTES))'
 	@echo 'make bench              the benchmarks; tables, and target/bench/*.json (ARGS=mail: one of them)'
 	@echo 'make check              format, lints, house rules'
 
@@ -35,6 +37,10 @@ lab: setup package
 
 scenario: test-tools setup package
 	$(CARGO) nextest run --package phalanx-lab --test scenarios --profile ci --no-capture -- $(NAME)
+
+# Nextest would end it; the test harness does not.
+soak: test-tools setup package
+	PHALANX_SOAK_MINUTES=$(MINUTES) $(CARGO) test --package phalanx-lab --test scenarios -- --nocapture a_mailbox_is_open_on_one_node
 
 bench: setup package-release
 	$(LAB) bench $(ARGS)

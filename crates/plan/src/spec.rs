@@ -75,6 +75,7 @@ pub struct NodeSpec {
 /// What a node does, by the kind of its cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[expect(clippy::large_enum_variant, reason = "a machine has one, and a master as many as its cluster has nodes")]
 pub enum Work {
     /// Serves web sites.
     Web(WebSpec),

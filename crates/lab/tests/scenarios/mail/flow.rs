@@ -197,7 +197,7 @@ impl<'f> Flow<'f> {
         let (small, world) = (format!("small-{tag}@example.org"), self.figure.host("world"));
         world.text(&format!(
             "(printf 'Subject: big\\nFrom: ann@{FAR}\\nTo: {small}\\nMessage-Id: <big-{tag}@{FAR}>\\nDate: %s\\n\\n' \"$(date -R)\"; \
-             head -c 900000 /dev/zero | tr '\\0' x | fold -w 70) > /run/big.txt"
+             head -c 900000 /dev/zero | tr '\\0' x | fold -w 70) | sed 's/$/\\r/' > /run/big.txt"
         ))?;
         // curl says how big its letter is (RFC 1870), as mail servers do.
         let send = format!(
