@@ -40,7 +40,8 @@ pub async fn start(unit: Unit) -> Result<(), CommandError> {
     let reset = command::run("systemctl", &["reset-failed", unit.name()], LIMIT).await?;
     tracing::trace!(status = %reset.status, "reset-failed");
     let is_static = unit == Unit::NfsServer;
-    command::succeed("systemctl", &["enable", "--quiet", unit.name()], LIMIT)
+    // It has systemd read all units anew, which takes a slow machine many seconds.
+    command::succeed("systemctl", &["enable", "--quiet", unit.name()], START_LIMIT)
         .await
         .map(drop)
         .or_else(|error| if is_static { Ok(()) } else { Err(error) })?;

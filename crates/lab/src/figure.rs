@@ -33,7 +33,7 @@ pub const WHO: &str = "who.example.org";
 pub const WHO_PAGE: &str = "/who.php";
 
 /// How long the whole cluster may take from the last join until it serves.
-const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+const SETTLE_LIMIT: Duration = Duration::from_secs(120);
 
 /// How long a new site may take until a node serves it: promised is one second, on a machine that does nothing else.
 const SERVE_LIMIT: Duration = Duration::from_secs(10);

@@ -97,7 +97,7 @@ async fn check_postfix(of_queue: &Path) -> anyhow::Result<Option<String>> {
         words.extend(told.lines().filter(|line| line.contains(path_of(&table))).map(str::to_owned));
     }
     if !words.is_empty() {
-        return Ok(Some(words.join("\n")));
+        return Ok(Some(words.join("\n").replace(CHECKED, &tables)));
     }
     refusal(command::succeed("postfix", &["-c", CHECKED, "check"], CHECK_LIMIT).await)
 }

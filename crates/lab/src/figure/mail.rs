@@ -70,7 +70,10 @@ impl Figure {
             self.join(host, upstream)?;
         }
         self.settled(&["mail1", "mail2", "nas", "lb"])?;
-        self.filters_run()?;
+        // In a guest of 384 MiB it takes minutes; mail goes on without it.
+        if !self.host("mail1").is_guest() {
+            self.filters_run()?;
+        }
         Ok(world)
     }
 

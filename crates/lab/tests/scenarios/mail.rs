@@ -4,7 +4,6 @@ mod checkers;
 mod clients;
 mod flow;
 mod hostile;
-mod look_ups;
 mod one_node;
 mod queues;
 mod refuses;

@@ -147,7 +147,7 @@ fn rules() -> Result<()> {
             "server add spare --kind web --address 10.9.0.43/24",
             "server add courier --kind mail --address 10.9.0.44/24",
             "server add runner --kind mail --address 10.9.0.45/24",
-            "share add letters --kind local --path /srv/letters",
+            "share add letters --kind local --nas storage --path /srv/nas/letters",
             "cluster add mail --kind mail --master pillar --mail-name pillar.example.net",
             "cluster add couriers --kind mail --master courier --share letters --mail-name mail.example.net",
             "server add sick --kind mail --address 10.9.0.46/24",

@@ -22,11 +22,25 @@ const fn field(method: &'static str, path: &'static str, body: &'static str, fie
 const NOT_SHOWN: &str = "-";
 
 /// Every text field of the API. `POST` makes a thing, which is read back at the answer's `Location` and removed.
-const FIELDS: [Field; 69] = [
+const FIELDS: [Field; 83] = [
     field("POST", "/servers", r#"{"name":@,"kind":"web","address":"10.9.0.50/24"}"#, "/name"),
     field("POST", "/servers", r#"{"name":"fresh","kind":@,"address":"10.9.0.50/24"}"#, "/kind"),
     field("POST", "/servers", r#"{"name":"fresh","kind":"web","address":@}"#, "/address"),
     field("PATCH", "/servers/spare", r#"{"address":@}"#, "/address"),
+    field("PATCH", "/servers/spare", r#"{"fence":@}"#, "/fence"),
+    field("POST", "/servers/pillar/fence", r#"{"confirmation":@}"#, ""),
+    field("POST", "/servers/pillar/fence", r#"{"anyway":@}"#, ""),
+    field("POST", "/servers/pillar/unfence", r#"{"confirmation":@}"#, ""),
+    field("POST", "/queues/pillar/adopt", r#"{"to":@}"#, ""),
+    field("POST", "/queues/pillar/adopt", r#"{"to":"nobody","confirmation":@}"#, ""),
+    field("POST", "/queues/pillar/flush", r#"{"id":@,"all":true}"#, ""),
+    field("POST", "/queues/pillar/flush", r#"{"id":"4bJx2v0Zk9z1qWd","all":@}"#, ""),
+    field("POST", "/queues/pillar/hold", r#"{"id":@,"all":true}"#, ""),
+    field("POST", "/queues/pillar/hold", r#"{"id":"4bJx2v0Zk9z1qWd","all":@}"#, ""),
+    field("POST", "/queues/pillar/release", r#"{"id":@,"all":true}"#, ""),
+    field("POST", "/queues/pillar/release", r#"{"id":"4bJx2v0Zk9z1qWd","all":@}"#, ""),
+    field("POST", "/queues/pillar/delete", r#"{"id":@,"all":true}"#, ""),
+    field("POST", "/queues/pillar/delete", r#"{"id":"4bJx2v0Zk9z1qWd","all":@}"#, ""),
     field("POST", "/clusters", r#"{"name":@,"kind":"mail","master":"spare","mail_name":"m.example.net"}"#, "/name"),
     field("POST", "/clusters", r#"{"name":"fresh","kind":@,"master":"spare","mail_name":"m.example.net"}"#, "/kind"),
     field("POST", "/clusters", r#"{"name":"fresh","kind":"mail","master":@,"mail_name":"m.example.net"}"#, "/master"),

@@ -14,7 +14,7 @@ const SPOILED: [(&str, &str); 12] = [
     ("echo 'no equals sign' >> postfix/main.cf", "missing '=' after attribute name"),
     ("sed -i 's/^qmgr .*/qmgr unix n - n often 1 qmgr/' postfix/master.cf", "invalid wakeup field"),
     ("sed -i 's/ inet n - n - - smtpd/ inte n - n - - smtpd/' postfix/master.cf", "inte"),
-    ("sed -i 's/^anvil .*/anvil unix/' postfix/master.cf", "anvil"),
+    ("sed -i 's/^anvil .*/anvil unix/' postfix/master.cf", "master.cf: line"),
     ("echo 'no pattern' >> postfix/lmtp_replies", "lmtp_replies, line 3"),
     ("sed -i 's/(\\.\\*)/(.*/' postfix/commands", "commands, line 1"),
     ("echo 'mail_colour = red' >> mailboxes.conf", "Unknown setting: mail_colour"),

@@ -1,4 +1,4 @@
-//! Names, folders and rules of people who mean no good: each is refused with words that say why, or kept and asked back from the daemons, unchanged, on
+//! Names and folders of people who mean no good: each is refused with words that say why, or kept and asked back from the daemons, unchanged, on
 //! every node; and nothing of them reaches somebody else's mail or somebody else's name.
 
 use super::flow::{Flow, TAKEN, send};
@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 mod folders;
-mod rules;
 
 const TELL: &str = include_str!("tell.py");
 const INFO: &str = "info@example.org";
@@ -73,16 +72,6 @@ fn mail_hostile_names() -> Result<()> {
         names(figure)?;
         refused(figure)?;
         folders::all(figure)?;
-        calm(figure)?;
-        figure.settled(&MAIL_NODES)
-    })
-}
-
-#[test]
-fn mail_hostile_rules() -> Result<()> {
-    Figure::scenario_mail(|figure| {
-        Flow::prepare(figure, &[])?;
-        rules::all(figure)?;
         calm(figure)?;
         figure.settled(&MAIL_NODES)
     })

@@ -344,6 +344,7 @@ fn rules_of_mail() -> Vec<Attempt> {
             "address add 198.51.100.12:80 --balancer front --cluster mail",
         ),
         grant("web", "mailboxes", "web1"),
+        grant("storage", "mailboxes", "nas"),
         grant("couriers", "mailboxes", "post"),
         post(
             "grant-moves-by-proof",
@@ -478,6 +479,18 @@ pub fn unsayable() -> Vec<Unsayable> {
                 "nobody has said that it is off",
             ),
             command: ("queue adopt runner --to courier --confirm 'I think so'", 1, "nobody has said that it is off"),
+        },
+        Unsayable {
+            rule: "grant-moves-by-proof",
+            words: "the fence of server {server} was not begun",
+            request: (
+                "POST",
+                "/servers/runner/fence",
+                json!({"confirmation": "I think so"}),
+                409,
+                "nobody has said that it is off",
+            ),
+            command: ("server fence runner --confirm 'I think so'", 1, "nobody has said that it is off"),
         },
         // That a holder is at an end is said by itself, or by who fenced it.
         Unsayable {
