@@ -125,13 +125,15 @@ impl Reporter {
         problems.truncate(20);
         let mut load = self.load(&status);
         load.accounts_awake = standing.accounts_awake;
+        let spec = self.node.adopted.borrow().position;
         Report {
             boot_id: facts::boot_id().unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            spec: self.node.adopted.borrow().position,
+            spec,
             directory: *self.node.directory.head.borrow(),
             generation: standing.generation,
-            converged: standing.converged,
+            // What was seen under an earlier spec says nothing of this one.
+            converged: standing.converged && standing.spec == spec,
             problems,
             in_service,
             load,

@@ -34,6 +34,8 @@ const PROBLEMS_MAX: usize = 20;
 /// Where the reconciler stands, for the report.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standing {
+    /// The spec that all of this was seen under.
+    pub spec: Position,
     /// The live generation.
     pub generation: u64,
     /// Whether the node is as it should be.
@@ -138,7 +140,7 @@ impl Reconciler {
         self.tell_drift(&plan.drift);
         if plan.steps.is_empty() {
             self.failures = 0;
-            self.stand(&observed, observed.live, plan.waiting.clone(), released);
+            self.stand(position, &observed, observed.live, plan.waiting.clone(), released);
             if plan.converged() && !self.marks.is_settled(&desired, &observed.boot_id) {
                 self.marks.settle(&desired, &observed);
                 self.store_marks()?;
@@ -151,12 +153,13 @@ impl Reconciler {
         let problems: Vec<String> = outcome.problems.iter().chain(&plan.waiting).cloned().collect();
         let is_whole = problems.is_empty();
         self.failures = if is_whole || outcome.refused { 0 } else { self.failures + 1 };
-        self.stand(&observed, switched_to(&plan).or(observed.live), problems, released);
+        self.stand(position, &observed, switched_to(&plan).or(observed.live), problems, released);
         Ok(is_whole || outcome.refused)
     }
 
     fn stand(
         &self,
+        spec: Position,
         observed: &Observed,
         live: Option<u64>,
         mut problems: Vec<String>,
@@ -164,6 +167,7 @@ impl Reconciler {
     ) {
         problems.truncate(PROBLEMS_MAX);
         let now = Standing {
+            spec,
             generation: live.unwrap_or(0),
             converged: problems.is_empty(),
             problems,
