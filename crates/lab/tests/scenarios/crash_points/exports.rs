@@ -53,7 +53,7 @@ pub fn a_queue_is_told(figure: &Figure) -> Result<()> {
     let has_come = |round| {
         may_mount(figure, &[NODES_ALONE[0], NODES_ALONE[1], LATER, LATER])?;
         let told = figure.host("nas").text(&format!("cat {}/holder", queue(round)))?;
-        let words = r#"{"cluster":"mail","right":"queue-later","holder":"later","number":1}"#;
+        let words = r#"{"cluster":"mail","right":"queue-later","holder":"later","number":1,"is_void":false}"#;
         ensure!(told.trim_end() == words, "{told:?}");
         let options = figure.host("nas").text(&format!("exportfs -s | grep '^{} '", queue(round)))?;
         ensure!(options.contains("no_root_squash") && options.contains("sync"), "{options}");

@@ -179,52 +179,6 @@ fn it_comes_home(figure: &Figure) -> Result<()> {
     all_arrive(figure, &taken, LONG).map(drop)
 }
 
-/// On real NFS: a queue that is handed over by nodes that live, and the queue of a node that is lost with its locks.
-#[test]
-fn mail_nfs() -> Result<()> {
-    Figure::scenario_mail_nfs(|figure| {
-        Flow::prepare(figure, &[])?;
-        for node in MAIL_NODES {
-            let queue = figure.host(node).text(&format!("findmnt -n -t nfs4 -o OPTIONS /srv/phalanx/queue@{node}"))?;
-            ensure!(queue.contains("hard") && queue.contains("vers=4.2"), "{queue}");
-            // What other nodes run is reached through the share's own export at most, where root is nobody: no Postfix starts on it.
-            let other = MAIL_NODES.into_iter().find(|other| *other != node).context("another node")?;
-            let line = format!(
-                "mount -t nfs4 -o retry=0 10.9.0.20:/srv/nas/mail/.phalanx/queues/{other} /mnt && ! touch /mnt/x && umount /mnt"
-            );
-            figure.host(node).text(&line).with_context(|| format!("{node} and the queue of {other}"))?;
-        }
-        let goes_to = |to: &str, number: u64| {
-            figure.phalanx(&format!("queue adopt mail2 --to {to}"))?;
-            let queue = queue(figure, "mail2")?;
-            ensure!(queue["holder"] == to && queue["number"] == number, "{queue}");
-            figure.settled(&MAIL_NODES)
-        };
-        goes_to("mail1", 2)?;
-        ensure!(is_active(figure, "mail1", "phalanx-adopted-queues")?, "mail1 runs it");
-        ensure!(!is_active(figure, "mail2", "phalanx-postfix")?, "mail2 has let go of it");
-        goes_to("mail2", 3)?;
-        // What waits in it when it dies, with Postfix' locks on the server.
-        let mail2 = figure.host("mail2");
-        mail2.text("systemctl stop phalanx-agent && systemctl stop phalanx-mail-router phalanx-filter")?;
-        let mut sending = letters(figure, &figure.address("mail2")?, 1, 100)?;
-        eventually(LONG, "that the letters are sent", || {
-            ensure!(!sending.is_running()?, "{} so far", taken(&sending.stdout()).len());
-            Ok(())
-        })?;
-        let taken = taken(&sending.stdout());
-        ensure!(taken.len() == 100, "{}", sending.stdout());
-        mail2.kill()?;
-        figure.phalanx("queue adopt mail2 --to mail1 --confirm 'mail2 is switched off'")?;
-        eventually(LONG, "a flush", || figure.phalanx("queue flush mail2").map(drop))?;
-        let twice = all_arrive(figure, &taken, LONG)?;
-        ensure!(twice == 0, "{twice} letters came twice, and none was being delivered");
-        let exports = figure.host("nas").text("exportfs -s")?;
-        ensure!(!exports.contains("10.9.0.42"), "a fenced node may mount: {exports}");
-        Ok(())
-    })
-}
-
 /// The mailboxes of a node that is lost open elsewhere once it is fenced, and not before; here by a person's word.
 #[test]
 fn a_lost_nodes_mailboxes_move() -> Result<()> {
