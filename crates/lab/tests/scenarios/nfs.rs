@@ -186,7 +186,6 @@ fn exports_change_while_the_agent_dies(figure: &Figure) -> Result<()> {
     const LOAD_S: u32 = 300;
     let load = load(figure, 10, LOAD_S).start(&figure.host("client"))?;
     crash_points::who_may_mount_changes(figure)?;
-    crash_points::a_queue_is_told(figure)?;
     counted(&crash_points::unharmed(figure, load)?)?;
     figure.settled(&["web1", "web2", "nas", "lb"])
 }

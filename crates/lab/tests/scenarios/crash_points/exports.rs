@@ -35,44 +35,6 @@ pub fn who_may_mount_changes(figure: &Figure) -> Result<()> {
     change::FEWER_MAY_MOUNT.planned(fewer)
 }
 
-/// A mail cluster comes to a share and leaves it, while the NAS's agent dies at each step: the share tells who has the queue, and the queue is an
-/// export of its own. No mail server is needed for that.
-pub fn a_queue_is_told(figure: &Figure) -> Result<()> {
-    const NODES_ALONE: [&str; 2] = ["10.9.0.11", "10.9.0.12"];
-    const LATER: &str = "10.9.0.90";
-    figure.phalanx(&format!("server add later --kind mail --address {LATER}/24"))?;
-    figure.phalanx("cluster add mail --kind mail --master later --mail-name mail.example.net")?;
-    let queue = |round: u64| format!("/srv/nas/letters{round}/.phalanx/queues/later");
-    // Another share each time: what was told stays told.
-    let come = |round: u64| {
-        let add = format!("share add letters{round} --kind nfs-managed --nas storage --path /srv/nas/letters{round}");
-        figure.phalanx(&add)?;
-        Ok(format!("cluster change mail --share letters{round}"))
-    };
-    let leave = |_: u64| Ok("cluster change mail --no-share".to_owned());
-    let has_come = |round| {
-        may_mount(figure, &[NODES_ALONE[0], NODES_ALONE[1], LATER, LATER])?;
-        let told = figure.host("nas").text(&format!("cat {}/holder", queue(round)))?;
-        let words = r#"{"cluster":"mail","right":"queue-later","holder":"later","number":1,"is_void":false}"#;
-        ensure!(told.trim_end() == words, "{told:?}");
-        let options = figure.host("nas").text(&format!("exportfs -s | grep '^{} '", queue(round)))?;
-        ensure!(options.contains("no_root_squash") && options.contains("sync"), "{options}");
-        Ok(())
-    };
-    let has_left = |round| {
-        may_mount(figure, &NODES_ALONE)?;
-        figure.host("nas").text(&format!("! findmnt {}", queue(round)))?;
-        figure.phalanx(&format!("share remove letters{round}")).map(drop)
-    };
-    let planned = at_each_step(figure, &["nas"], [&come, &leave], [&has_come, &has_left])?;
-    let [there, _] = &planned[..] else { bail!("{planned:?}") };
-    change::QUEUE_IS_TOLD.planned(there)?;
-    for line in ["cluster remove mail", "server remove later"] {
-        figure.phalanx(line)?;
-    }
-    Ok(())
-}
-
 /// The NAS leaves its cluster, after the web nodes have left its share; what it exported is withdrawn, and its disk is as it was.
 pub fn the_nas_leaves(figure: &Figure) -> Result<()> {
     /// Both links, and the exports.
