@@ -196,7 +196,20 @@ fn a_lost_nodes_mailboxes_move() -> Result<()> {
         holds("mail2")?;
         let refused = figure.host("cp").run("phalanx server fence mail2 --confirm 'mail2 is switched off'")?;
         ensure!(!refused.success() && refused.stderr.contains("it lives"), "{}", refused.stderr);
+        let sending = letters_at(figure, MAIL_EXTERNAL, 1, 4, (1, 0.0))?;
+        eventually(LONG, "that letters are taken", || {
+            let taken = taken(&sending.stdout());
+            ensure!(taken.len() == 4, "{taken:?}");
+            all_arrive(figure, &taken, LONG)
+        })?;
         figure.host("mail2").kill()?;
+        // What a process leaves that dies while it writes to a mailbox. Its name is that of the holder, not of the node: nobody waits for it.
+        let left = figure.host("nas").text(&format!(
+            "cd /srv/nas/mail/mail/example.org/{}.*/Maildir && ls new cur | grep -c '[.]mailboxes[,:]' && \
+             printf 3999999:mailboxes > dovecot-uidlist.lock && chown --reference=dovecot-uidlist dovecot-uidlist.lock",
+            READERS[0].split('@').next().unwrap_or_default()
+        ))?;
+        ensure!(left.trim() != "0", "letters are named after the holder");
         figure.phalanx("cluster move-grant mail mailboxes --to mail1")?;
         eventually(LONG, "that somebody is told what to do", || {
             let said = figure.phalanx("status")?;
