@@ -34,6 +34,7 @@ mod queue;
 mod reconcile;
 mod renew;
 mod successor;
+mod traffic;
 
 pub use check::{Found, validate};
 pub use join::{JoinOptions, join};

@@ -6,9 +6,11 @@
 //!
 //! Deliberately absent: choices, which are [`phalanx_plan::logs`]' own.
 
+mod read;
 mod status;
 mod work;
 
+pub use read::{Reading, read, read_aside};
 pub use status::problems;
 
 use anyhow::Context;

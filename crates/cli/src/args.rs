@@ -16,6 +16,7 @@ use crate::commands::share::ShareCommand;
 use crate::commands::site::SiteCommand;
 use crate::commands::status::StatusArgs;
 use crate::commands::token::TokenCommand;
+use crate::commands::traffic::TrafficArgs;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -111,6 +112,11 @@ pub enum Command {
     Token(TokenCommand),
     /// Who changed what, and when
     Audit(AuditArgs),
+    /// Requests and bytes of sites by day
+    #[command(
+        after_help = "Examples:\n  phalanx traffic --site www.example.org\n  phalanx traffic --from 2026-11-01 --to 2026-11-30 --json"
+    )]
+    Traffic(TrafficArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  phalanx completions bash >/etc/bash_completion.d/phalanx")]
     Completions {

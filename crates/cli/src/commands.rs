@@ -17,3 +17,4 @@ pub mod share;
 pub mod site;
 pub mod status;
 pub mod token;
+pub mod traffic;

@@ -47,6 +47,7 @@ fn the_first_help_shows_the_way() {
               queue           Mail queues: what waits, and which node delivers it
               token           Tokens for the API
               audit           Who changed what, and when
+              traffic         Requests and bytes of sites by day
               completions     Print a completion script for a shell
               help            Print this message or the help of the given subcommand(s)
 

@@ -61,7 +61,10 @@ impl LogShare {
     }
 
     /// A small file; none where there is none.
-    fn get(&self, name: &str) -> Result<Option<Vec<u8>>, FileError> {
+    ///
+    /// # Errors
+    /// The file system's words.
+    pub fn get(&self, name: &str) -> Result<Option<Vec<u8>>, FileError> {
         let path = self.path.join(name);
         match act_as(OWNER, || open_beneath(&self.logs, name, OFlags::RDONLY)) {
             Err(Errno::NOENT) => Ok(None),

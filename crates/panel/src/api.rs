@@ -17,7 +17,9 @@ mod records;
 mod request;
 mod schema;
 mod servers;
+mod site_log;
 mod status;
+mod traffic;
 
 pub use follow::Streams;
 pub use openapi::document;
@@ -178,6 +180,15 @@ fn routes() -> Vec<Route> {
             ("limit", "At most so many: 1 to 1,000."),
             ("follow", "true: go on as text/event-stream."),
         ]),
+        Route::get("/traffic", "Requests and bytes of sites by day (UTC)", traffic::list)
+            .pages::<schema::Traffic>()
+            .query(&[
+                ("site", "Of this site."),
+                ("from", "From this day on: 2026-11-28."),
+                ("to", "Up to this day, itself included."),
+                ("limit", "At most so many: 1 to 1,000."),
+                ("cursor", "next_cursor of the page before."),
+            ]),
         Route::list("/audit", "Who changed what, newest first", records::list_audit).pages::<schema::AuditRecord>(),
         Route::list("/tokens", "List API tokens", records::list_tokens).pages::<schema::Token>(),
         Route::post("/tokens", "Make an API token; its secret is shown once", records::add_token)
@@ -313,6 +324,16 @@ fn directory_routes() -> Vec<Route> {
         Route::patch("/sites/{host}", "Change a site's aliases or document root", directory::change_site)
             .gives::<schema::Site>()
             .takes::<directory::SitePatch>(),
+        Route::get(
+            "/sites/{host}/log",
+            "The end of a site's access log, or what came after a part of it",
+            site_log::read,
+        )
+        .gives::<schema::LogLines>()
+        .query(&[
+            ("cursor", "next_cursor of the part before: what came after it."),
+            ("limit", "At most so many lines of the log's end: 1 to 1,000."),
+        ]),
         Route::delete("/sites/{host}", "Remove a site; its files stay", directory::remove_site),
     ]
 }

@@ -72,6 +72,9 @@ pub enum NodeState {
     Unknown,
 }
 
+/// Numbers of questions are above all that commands get from the store.
+const ASKED_FIRST: u64 = 1 << 62;
+
 #[derive(Debug)]
 struct Link {
     number: u64,
@@ -82,6 +85,7 @@ struct Link {
 struct Inner {
     links: BTreeMap<Name, Link>,
     link_last: u64,
+    asked_last: u64,
     seen: BTreeMap<Name, Seen>,
     waiting: BTreeMap<u64, (Name, oneshot::Sender<Result<String, String>>)>,
 }
@@ -201,6 +205,19 @@ impl Live {
         };
         self.lock().waiting.remove(&number);
         result
+    }
+
+    /// As [`Live::command`], for what changes nothing: it is neither audited nor remembered, and has a number of its own kind.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn ask(&self, master: &Name, command: Command, time_max: Duration) -> Result<String, CommandError> {
+        let number = {
+            let mut inner = self.lock();
+            inner.asked_last += 1;
+            ASKED_FIRST + inner.asked_last
+        };
+        self.command(master, number, master, command, time_max).await
     }
 
     /// A command was answered. Late answers, and answers from another server than the one asked, are passed over.

@@ -15,6 +15,7 @@ mod records;
 mod removal;
 mod secrets;
 mod stream;
+mod traffic;
 mod write;
 
 pub use backup::{Adopted, UIDS_SKIPPED, adopt};
@@ -25,6 +26,7 @@ pub use mail::{MailAliasRow, MailDomainRow, MailboxRow};
 pub use records::{Actor, AuditRecord, Earlier, JoinToken, Role, Token};
 pub use removal::{Removal, RemovalRecord, RemovalState};
 pub use stream::{ChangesRead, SnapshotReader, Stream};
+pub use traffic::{TrafficFilter, TrafficRow};
 pub use write::Write;
 
 use phalanx_model::{Account, Cluster, ExternalAddress, Fleet, LogicalServer, Name, Position, Server, Share, Site};

@@ -14,7 +14,9 @@ pub mod route;
 pub mod upstream;
 
 pub use follower::{Follower, FollowerEffect};
-pub use message::{Batch, Command, DownMessage, FRAME_LEN_MAX, JoinReply, JoinRequest, Snapshot, UpMessage};
+pub use message::{
+    Batch, Command, DownMessage, FRAME_LEN_MAX, JoinReply, JoinRequest, LogPart, LogText, Snapshot, UpMessage,
+};
 pub use route::{Place, Route};
 pub use upstream::{Upstream, UpstreamEffect};
 

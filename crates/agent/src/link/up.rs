@@ -1,9 +1,8 @@
 //! The link to the upstream: dial, follow, report; when it breaks, dial again.
 
 use super::{watch_over, wire};
-use crate::keep;
 use crate::node::{Deed, Node, Order};
-use crate::queue;
+use crate::{keep, logs, queue, traffic};
 use anyhow::{Context, bail};
 use phalanx_plan::session::{Command, DownMessage, Follower, FollowerEffect, Place, UpMessage};
 use rustls_pki_types::ServerName;
@@ -21,6 +20,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 /// Events that nobody acknowledged are sent again this often.
 const EVENTS_INTERVAL: Duration = Duration::from_secs(10);
+/// What was counted of sites goes out this often, what waits for its acknowledgement again.
+const TRAFFIC_INTERVAL: Duration = Duration::from_secs(5);
 /// The waits between attempts: the first, and the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
@@ -101,6 +102,7 @@ async fn follow(
     let (mut incoming, _reading) = read_ahead::<DownMessage>(reader);
     let mut reports = tokio::time::interval(REPORT_INTERVAL);
     let mut events = tokio::time::interval(EVENTS_INTERVAL);
+    let mut counts = tokio::time::interval(TRAFFIC_INTERVAL);
     let mut report_changed = node.report.subscribe();
     loop {
         tokio::select! {
@@ -118,6 +120,11 @@ async fn follow(
             Ok(()) = report_changed.changed() => {
                 report_changed.mark_unchanged();
                 connection.send(&UpMessage::Reports { reports: node.reports() }).await?;
+            }
+            _ = counts.tick() => {
+                for message in traffic::next()? {
+                    connection.send(&message).await?;
+                }
             }
             _ = events.tick() => {
                 connection.events_sent = 0;
@@ -170,6 +177,7 @@ impl Connection<'_> {
                 FollowerEffect::Apply(batch) => self.meanwhile(node.directory.apply(batch)).await?,
                 FollowerEffect::Collect(piece) => self.meanwhile(node.directory.collect(piece)).await?,
                 FollowerEffect::EventsKept { number, .. } => self.node.events.kept_upstream(number),
+                FollowerEffect::TrafficKept { source, upto } => traffic::kept(&source, upto)?,
                 FollowerEffect::Do { number, command } => self.carry_out(number, command),
                 FollowerEffect::Relay { server, message } => self.node.to_slave(&server, message),
                 FollowerEffect::Joined(reply) => self.node.joined(reply),
@@ -189,8 +197,9 @@ impl Connection<'_> {
         let (node, results) = (self.node.clone(), self.results.clone());
         tokio::spawn(async move {
             let result = match command {
-                // Asked twice, it does no harm, and what it answers may be long.
+                // Asked twice, these do no harm, and what they answer may be long.
                 Command::Queue { of, act } => queue::act(node.spec().as_ref(), &of, &act).await,
+                Command::ReadLog(part) => logs::read_aside(&part).await,
                 Command::Rollback { generation } => once(&node, number, Deed::RollBack(generation)).await,
                 Command::Reconcile => once(&node, number, Deed::Reconcile).await,
             };

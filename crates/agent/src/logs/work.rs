@@ -40,7 +40,7 @@ impl Worker {
     }
 
     fn round(&mut self, config: &LogsConfig) -> anyhow::Result<()> {
-        let Some(LogsShare { share, .. }) = &config.share else { return Ok(()) };
+        let Some(LogsShare { share, marker, .. }) = &config.share else { return Ok(()) };
         let opened = open(config)?;
         let boot_id = facts::boot_id()?;
         let present = SegmentName::first(&boot_id).with_context(|| format!("{boot_id:?} is no boot id"))?;
@@ -65,12 +65,12 @@ impl Worker {
             // A share that was found wrong meanwhile gets no more.
             open(config)?;
         }
-        Ok(())
+        crate::traffic::hand_over(&opened, marker)
     }
 }
 
 /// The share, if the guard vouches for it and it is the right one.
-fn open(config: &LogsConfig) -> anyhow::Result<LogShare> {
+pub fn open(config: &LogsConfig) -> anyhow::Result<LogShare> {
     let share = config.share.as_ref().context("the cluster has no share")?;
     if let Some(why) = guard_refusal(&share.share) {
         anyhow::bail!("share {}: {why}", share.share);

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use phalanx_agent::guard::Probe;
 use phalanx_agent::{Found, JoinOptions};
+use phalanx_model::HostName;
 use phalanx_panel::{InitOptions, RunOptions};
 use serde_json::{Value, json};
 use std::io::Read as _;
@@ -166,6 +167,15 @@ pub struct LogsArgs {
     /// Its configuration; read again at SIGHUP
     #[arg(long, value_name = "FILE", default_value = phalanx_agent::logs::CONFIG)]
     config: PathBuf,
+    /// Read this site's merged log, once: how the agent starts it as a child that may hang
+    #[arg(long, hide = true, value_name = "HOST")]
+    read: Option<HostName>,
+    /// Where the part before ended
+    #[arg(long, hide = true, value_name = "FILE:OFFSET", requires = "read")]
+    after: Option<String>,
+    /// At most so many bytes
+    #[arg(long, hide = true, value_name = "N", default_value_t = 65_536, requires = "read")]
+    len: u32,
 }
 
 /// Makes or runs the panel.
@@ -253,9 +263,15 @@ pub fn launcher(args: LauncherArgs) -> Result<(), Failure> {
 
 /// Ships and merges logs.
 pub fn logs(args: LogsArgs) -> Result<(), Failure> {
-    let LogsArgs { config } = args;
+    let LogsArgs { config, read, after, len } = args;
     log()?;
-    block_on(phalanx_agent::logs::run(&config))
+    match read {
+        Some(site) => {
+            let reading = phalanx_agent::logs::Reading { site, after, len_max: len };
+            print(&phalanx_agent::logs::read(&config, &reading)?)
+        }
+        None => block_on(phalanx_agent::logs::run(&config)),
+    }
 }
 
 /// Runs the guard; or one probe, which tells what it found by its exit code.

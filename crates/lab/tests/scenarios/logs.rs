@@ -52,7 +52,12 @@ impl Dice {
 
 fn strike(figure: &Figure, blow: Blow, node: &str) -> Result<()> {
     let host = figure.host(node);
-    let kill = |unit: &str| host.text(&format!("systemctl kill --kill-whom=main --signal=KILL {unit}")).map(drop);
+    // After a boot it may not be there yet.
+    let kill = |unit: &str| {
+        eventually(Duration::from_secs(30), &format!("{unit} to kill"), || {
+            host.text(&format!("systemctl kill --kill-whom=main --signal=KILL {unit}")).map(drop)
+        })
+    };
     match blow {
         Blow::Proxy => kill("phalanx-proxy"),
         Blow::Agent => kill("phalanx-agent"),
@@ -98,14 +103,14 @@ fn set_up(figure: &Figure) -> Result<()> {
     for (account, site) in SITES.iter().chain([&EVIL]) {
         figure.site(account, site, &[("page.txt", "a page")])?;
     }
+    // Before there is a line.
+    figure.put(EVIL.0, &format!("logs/{}/access.log/mine", EVIL.1), "a directory in its place")?;
     for (_, site) in SITES.iter().chain([&EVIL]) {
         for node in NODES {
             figure.node_answers(node, site, "/page.txt", "a page")?;
         }
     }
-    let place = format!("logs/{}/access.log/mine", EVIL.1);
-    figure.host("nas").text(&format!("rm -rf /srv/nas/web/home/{}/logs/{}", EVIL.0, EVIL.1))?;
-    figure.put(EVIL.0, &place, "a directory in its place")
+    Ok(())
 }
 
 fn start(figure: &Figure, site: &str, rate: u32) -> Result<Running> {
@@ -146,12 +151,15 @@ fn judge(on_disk: &OnDisk, merged: &Merged) -> Result<()> {
 
 /// What was counted is what the lines say; the client counted no more answers than there are lines, but for what a gap may have taken.
 fn counts_agree(figure: &Figure, on_disk: &OnDisk, answers: &[(&str, usize)]) -> Result<()> {
-    let counted = merged::counted(figure)?;
-    for (_, site) in SITES.iter().chain([&EVIL]) {
-        let lines = on_disk.lines.iter().filter(|(of, _)| of == site).count() as u64;
-        let count = counted.get(*site).copied().unwrap_or_default();
-        ensure!(count == lines, "{count} requests were counted of {site}, whose lines are {lines}");
-    }
+    eventually(Duration::from_secs(30), "the panel's count of all lines", || {
+        let counted = merged::counted(figure)?;
+        for (_, site) in SITES.iter().chain([&EVIL]) {
+            let lines = on_disk.lines.iter().filter(|(of, _)| of == site).count() as u64;
+            let count = counted.get(*site).copied().unwrap_or_default();
+            ensure!(count == lines, "{count} requests were counted of {site}, whose lines are {lines}");
+        }
+        Ok(())
+    })?;
     for (site, answers) in answers {
         let lines = on_disk.lines.iter().filter(|(of, _)| of == site).count();
         // In a tenth of a second a node that ends uncleanly may have answered a part of the requests of that time.
@@ -175,6 +183,27 @@ fn goaccess_reads_it(figure: &Figure, merged: &Merged) -> Result<()> {
     let valid = general["valid_requests"].as_u64();
     ensure!(valid == Some(lines) && general["failed_requests"] == 0, "{lines} lines, GoAccess says {general}");
     println!("GoAccess read {lines} lines of {site}");
+    Ok(())
+}
+
+/// The panel shows the log's end, and goes on with what is merged meanwhile, each line once.
+fn the_panel_shows_it(figure: &Figure) -> Result<()> {
+    let (_, site) = SITES[0];
+    let cp = figure.host("cp");
+    let end = figure.phalanx(&format!("site log {site} --lines 3"))?;
+    ensure!(end.lines().count() == 3 && end.contains("\"GET /page.txt HTTP/1.1\" 200 "), "{end}");
+    let follows = cp.spawn(&format!("timeout 15 phalanx site log {site} --lines 1 --follow"))?;
+    std::thread::sleep(Duration::from_secs(2));
+    for mark in 0..3 {
+        let answer = figure.get(site, &format!("/page.txt?mark-{mark}-"))?;
+        ensure!(answer.status == 200, "{answer:?}");
+    }
+    let followed = follows.wait(Duration::from_secs(30))?.stdout;
+    for mark in 0..3 {
+        let count = followed.matches(&format!("?mark-{mark}-")).count();
+        ensure!(count == 1, "mark {mark} was shown {count} times: {followed}");
+    }
+    println!("followed: {} lines", followed.lines().count());
     Ok(())
 }
 
@@ -209,11 +238,12 @@ fn logs() -> Result<()> {
         }
         evil.stop(&client)?;
         let (on_disk, merged) = all_is_merged(figure)?;
-        ensure!(on_disk.lines.len() > 15_000, "only {} lines", on_disk.lines.len());
+        ensure!(on_disk.lines.len() > 10_000, "only {} lines", on_disk.lines.len());
         ensure!(!on_disk.cut_off.is_empty(), "no proxy was killed");
         judge(&on_disk, &merged)?;
         counts_agree(figure, &on_disk, &answers)?;
         goaccess_reads_it(figure, &merged)?;
+        the_panel_shows_it(figure)?;
         println!("{} lines, {} in late blocks", merged.lines.len(), merged.late);
         figure.settled(&NODES)
     })

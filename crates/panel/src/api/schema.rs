@@ -359,6 +359,28 @@ pub enum TokenRole {
     Reader,
 }
 
+/// Lines of a site's access log.
+#[derive(ToSchema)]
+pub struct LogLines {
+    lines: Vec<String>,
+    /// What comes after them is got by this.
+    next_cursor: String,
+}
+
+/// What was counted of a site on a day.
+#[derive(ToSchema)]
+pub struct Traffic {
+    /// The site's main host name; it may be gone by now.
+    site: String,
+    /// The day in UTC: 2026-11-28.
+    day: String,
+    requests: i64,
+    /// Heads included.
+    sent_bytes: i64,
+    /// Heads included.
+    received_bytes: i64,
+}
+
 /// Something that happened.
 #[derive(ToSchema)]
 pub struct Event {

@@ -326,28 +326,28 @@ pub(super) async fn order(panel: &Panel, actor: &Actor, name: &Name, command: Co
     let number = write.order(name, &command).await?;
     write.commit().await?;
     let answer = panel.live.command(&cluster.master, number, name, command, COMMAND_TIME_MAX).await;
-    answer.map_err(|error| {
-        let detail = error.to_string();
-        let (status, kind, title, hint) = match error {
-            CommandError::NotConnected(_) => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "not-connected",
-                "The node can't be reached",
-                "see phalanx status, and the agent's log",
-            ),
-            CommandError::NoAnswer { .. } => (
-                StatusCode::GATEWAY_TIMEOUT,
-                "no-answer",
-                "The node did not answer",
-                "look at phalanx events whether it was done",
-            ),
-            CommandError::Failed(_) => (
-                StatusCode::CONFLICT,
-                "command-failed",
-                "The node could not do it",
-                "the detail has the node's own words",
-            ),
-        };
-        Problem::new(status, kind, title, detail, hint)
-    })
+    answer.map_err(not_done)
+}
+
+/// A command that did not succeed, as a problem.
+pub(super) fn not_done(error: CommandError) -> Problem {
+    let detail = error.to_string();
+    let (status, kind, title, hint) = match error {
+        CommandError::NotConnected(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not-connected",
+            "The node can't be reached",
+            "see phalanx status, and the agent's log",
+        ),
+        CommandError::NoAnswer { .. } => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "no-answer",
+            "The node did not answer",
+            "look at phalanx events whether it was done",
+        ),
+        CommandError::Failed(_) => {
+            (StatusCode::CONFLICT, "command-failed", "The node could not do it", "the detail has the node's own words")
+        }
+    };
+    Problem::new(status, kind, title, detail, hint)
 }

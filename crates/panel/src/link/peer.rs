@@ -5,6 +5,7 @@ use crate::live::ToLink;
 use crate::store::{ChangesRead, SnapshotReader, StoreError, World};
 use crate::{Panel, ca};
 use anyhow::{Context, Result, bail};
+use phalanx_model::share::Marker;
 use phalanx_model::{Name, Position, Role};
 use phalanx_plan::report::Severity;
 use phalanx_plan::session::{Batch, DownMessage, FRAME_LEN_MAX, Place, UpMessage, Upstream, UpstreamEffect};
@@ -312,6 +313,16 @@ impl Link<'_> {
                 };
                 Ok(self.upstream.on_events_kept(server, number))
             }
+            UpMessage::Traffic { source, part } => {
+                let world = self.panel.store.world();
+                let upto = if self.counts_for(&world, &source) {
+                    self.panel.store.add_traffic(&source, &part).await?
+                } else {
+                    tracing::warn!("{} sent traffic of a share that its cluster does not have", self.server);
+                    part.upto
+                };
+                Ok(self.upstream.on_traffic_kept(source, upto))
+            }
             UpMessage::CommandDone { number, server, result } => {
                 self.panel.live.on_command_done(number, &server, result);
                 Ok(vec![])
@@ -324,6 +335,14 @@ impl Link<'_> {
                 bail!("the session handed on what it handles itself")
             }
         }
+    }
+
+    /// A master counts for the share of its cluster.
+    fn counts_for(&self, world: &World, source: &Marker) -> bool {
+        let cluster = world.fleet.membership(&self.server).map(|(cluster, _)| cluster);
+        let cluster = cluster.filter(|cluster| cluster.master == self.server);
+        let share = cluster.and_then(|cluster| world.fleet.shares.get(cluster.share.as_ref()?));
+        share.is_some_and(|share| share.marker == *source)
     }
 
     /// A master speaks for the nodes of its cluster, any other server for itself alone.

@@ -109,6 +109,7 @@ pub struct TestFollower {
     pub commands: Vec<(u64, Command)>,
     pub relayed: Vec<DownMessage>,
     pub events_kept: u64,
+    pub traffic_kept: Vec<u64>,
     pub joined: Option<JoinReply>,
 }
 
@@ -131,6 +132,7 @@ impl TestFollower {
             commands: vec![],
             relayed: vec![],
             events_kept: 0,
+            traffic_kept: Vec::new(),
             joined: None,
         };
         this.wire.send(&this.follower.hello()).await;
@@ -196,6 +198,7 @@ impl TestFollower {
                     }
                 }
                 FollowerEffect::EventsKept { number, .. } => self.events_kept = number,
+                FollowerEffect::TrafficKept { upto, .. } => self.traffic_kept.push(upto),
                 FollowerEffect::Do { number, command } => self.commands.push((number, command)),
                 FollowerEffect::Relay { message, .. } => self.relayed.push(message),
                 FollowerEffect::Joined(reply) => self.joined = Some(reply),

@@ -2,10 +2,12 @@
 
 use crate::follower::{TestFollower, Wire, ca_pem, join, name, token};
 use crate::support::TestPanel;
+use phalanx_model::share::Marker;
 use phalanx_model::{Row, RowKey};
+use phalanx_plan::logs::batch::CountedPart;
 use phalanx_plan::report::{BackendReport, BackendState, NodeEvent, Report, Severity};
-use phalanx_plan::session::{Command, DownMessage, Place, UpMessage};
-use serde_json::json;
+use phalanx_plan::session::{Command, DownMessage, LogPart, LogText, Place, UpMessage};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 async fn joined(panel: &TestPanel, server: &str) -> TestFollower {
@@ -308,6 +310,87 @@ async fn a_command_goes_through_the_master_and_its_answer_comes_back() {
     };
     let (answer, ()) = tokio::join!(ordered, answered);
     assert_eq!(answer.is(200)["result"], "generation 4 is live");
+}
+
+#[tokio::test]
+async fn a_sites_log_is_read_on_its_clusters_master() {
+    let panel = TestPanel::start().await;
+    panel.figure_1().await;
+    panel.get("/sites/www.example.org/log").await.refused(503, "not-connected");
+    panel.get("/sites/nobody.example.org/log").await.refused(404, "unknown");
+    panel.get("/sites/www.example.org/log?limit=0").await.refused(422, "invalid-value");
+    let mut web1 = joined(&panel, "web1").await;
+    web1.until(|f| f.spec.is_some()).await;
+    let ask = async |web1: &mut TestFollower, query: &str, expected: Option<(u64, u64)>, text: &str| {
+        let path = format!("/sites/www.example.org/log?{query}");
+        let asked = panel.get(&path);
+        let answered = async {
+            web1.until(|f| !f.commands.is_empty()).await;
+            let (number, command) = web1.commands.pop().expect("it has come");
+            let Command::ReadLog(LogPart { site, after, .. }) = command else { panic!("{command:?}") };
+            assert_eq!((site.as_str(), after), ("www.example.org", expected));
+            let result = serde_json::to_string(&LogText { at: (7, 100), text: text.to_owned() }).expect("JSON");
+            web1.wire.send(&UpMessage::CommandDone { number, server: name("web1"), result: Ok(result) }).await;
+        };
+        let (answer, ()) = tokio::join!(asked, answered);
+        answer.is(200)
+    };
+    let end = ask(&mut web1, "limit=2", None, "one\ntwo\nthree\n").await;
+    assert_eq!(end["lines"], json!(["two", "three"]));
+    let next = end["next_cursor"].as_str().expect("a cursor");
+    let more = ask(&mut web1, &format!("limit=1&cursor={next}"), Some((7, 100)), "four\nfive\n").await;
+    assert_eq!(more["lines"], json!(["four", "five"]), "what goes on is given whole");
+}
+
+#[tokio::test]
+async fn traffic_is_added_once() {
+    let mut panel = TestPanel::start().await;
+    panel.figure_1().await;
+    let mut web1 = joined(&panel, "web1").await;
+    let share = panel.get("/shares/content").await.is(200);
+    let source: Marker = share["marker"].as_str().expect("a marker").parse().expect("a marker");
+    let part = |after, upto, sites: Value| CountedPart {
+        after,
+        upto,
+        counted: serde_json::from_value(json!({ "sites": sites })).expect("a count"),
+    };
+    let one = json!({ "2026-11-28": { "requests": 1, "sent": 10, "received": 2 } });
+    let two = json!({ "2026-11-28": { "requests": 2, "sent": 20, "received": 4 }, "2026-11-29": { "requests": 1, "sent": 5, "received": 1 } });
+    let first = part(0, 3, json!({ "a.example.org": one, "b.example.org": one }));
+    let parts = [
+        first.clone(),
+        // Its acknowledgement was lost.
+        first.clone(),
+        part(0, 9, json!({ "a.example.org": two })),
+        part(3, 9, json!({ "a.example.org": two })),
+        part(20, 21, json!({ "a.example.org": two })),
+    ];
+    for (number, part) in parts.into_iter().enumerate() {
+        web1.wire.send(&UpMessage::Traffic { source: source.clone(), part }).await;
+        web1.until(|f| f.traffic_kept.len() > number).await;
+    }
+    assert_eq!(web1.traffic_kept, [3, 3, 3, 9, 9]);
+    // Of a share that is another's: acknowledged, so that it ends, and not added.
+    web1.wire.send(&UpMessage::Traffic { source: Marker::from_bits(1), part: first }).await;
+    web1.until(|f| f.traffic_kept.last() == Some(&3)).await;
+    panel.restart().await;
+    let row = |site: &str, day: &str, requests: u64, sent: u64, received: u64| json!({ "site": site, "day": day, "requests": requests, "sent_bytes": sent, "received_bytes": received });
+    let all = [
+        row("a.example.org", "2026-11-28", 3, 30, 6),
+        row("a.example.org", "2026-11-29", 1, 5, 1),
+        row("b.example.org", "2026-11-28", 1, 10, 2),
+    ];
+    assert_eq!(panel.get("/traffic").await.is(200)["items"], json!(all));
+    let items = async |query: &str| panel.get(&format!("/traffic?{query}")).await.is(200)["items"].clone();
+    assert_eq!(items("site=b.example.org").await, json!([all[2]]));
+    assert_eq!(items("from=2026-11-29").await, json!([all[1]]));
+    assert_eq!(items("to=2026-11-28&site=a.example.org").await, json!([all[0]]));
+    let page = panel.get("/traffic?limit=1").await.is(200);
+    let next = page["next_cursor"].as_str().expect("there is more");
+    assert_eq!(items(&format!("limit=1&cursor={next}")).await, json!([all[1]]));
+    for query in ["from=yesterday", "to=2026-11-2x", "site=-", "days=3"] {
+        panel.get(&format!("/traffic?{query}")).await.refused(422, "invalid-value");
+    }
 }
 
 #[tokio::test]

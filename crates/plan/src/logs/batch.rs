@@ -126,9 +126,30 @@ impl Counted {
     }
 }
 
+/// What a share's batches counted, from one number to another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CountedPart {
+    /// All batches up to this number were counted before.
+    pub after: u64,
+    /// The last batch of this part.
+    pub upto: u64,
+    /// What they counted.
+    pub counted: Counted,
+}
+
 /// The name of a batch's count.
 pub fn traffic_file(number: u64) -> String {
-    format!("{TRAFFIC}/{number:020}.json")
+    format!("{TRAFFIC}/{}", traffic_name(number))
+}
+
+/// As [`traffic_file`], without its directory. Names are in the order of numbers.
+pub fn traffic_name(number: u64) -> String {
+    format!("{number:020}.json")
+}
+
+/// The number that a name has.
+pub fn traffic_number(name: &str) -> Option<u64> {
+    name.strip_suffix(".json")?.parse().ok().filter(|number| traffic_name(*number) == name)
 }
 
 /// What a site's log gets of a batch: lines in order, the block of late ones, marks of gaps.

@@ -4,6 +4,7 @@ use super::Place;
 use super::message::{Command, DownMessage, JoinReply, UpMessage};
 use super::{Batch, Snapshot};
 use crate::spec::ClusterSpec;
+use phalanx_model::share::Marker;
 use phalanx_model::{Name, Position};
 use sha2::{Digest, Sha256};
 
@@ -61,6 +62,13 @@ pub enum FollowerEffect {
         /// The last number that is kept.
         number: u64,
     },
+    /// Traffic of a share is added upstream.
+    TrafficKept {
+        /// The share.
+        source: Marker,
+        /// Up to this batch.
+        upto: u64,
+    },
     /// Do this, once per number, and answer with [`UpMessage::CommandDone`].
     Do {
         /// The command's number.
@@ -117,6 +125,7 @@ impl Follower {
             DownMessage::EventsKept { ref server, .. } | DownMessage::Command { ref server, .. } => {
                 vec![FollowerEffect::Relay { server: server.clone(), message }]
             }
+            DownMessage::TrafficKept { source, upto } => vec![FollowerEffect::TrafficKept { source, upto }],
             DownMessage::Joined(reply) => vec![FollowerEffect::Joined(reply)],
             DownMessage::Elsewhere { place, why } => vec![FollowerEffect::GoTo { place, why }],
             DownMessage::Refused { why } => close(format!("the upstream refuses: {why}")),

@@ -1,10 +1,12 @@
 //! What goes over the wire. A frame is a length (four bytes, big endian, at most [`FRAME_LEN_MAX`]) and that many bytes of JSON.
 
 use super::route::Place;
+use crate::logs::batch::CountedPart;
 use crate::report::{NodeEvent, Report};
 use crate::spec::ClusterSpec;
 use phalanx_model::queue::QueueAct;
-use phalanx_model::{DirectoryChange, Name, Position, Row};
+use phalanx_model::share::Marker;
+use phalanx_model::{DirectoryChange, HostName, Name, Position, Row};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -42,6 +44,13 @@ pub enum UpMessage {
         /// At most 100.
         events: Vec<NodeEvent>,
     },
+    /// What was counted of sites, on the share with this marker.
+    Traffic {
+        /// The share.
+        source: Marker,
+        /// What was counted since the last part that was added upstream.
+        part: CountedPart,
+    },
     /// The answer to a command.
     CommandDone {
         /// The command's number.
@@ -76,6 +85,13 @@ pub enum DownMessage {
         server: Name,
         /// The last number.
         number: u64,
+    },
+    /// Traffic of the share with this marker is added up to this number; the next part goes on from there.
+    TrafficKept {
+        /// The share.
+        source: Marker,
+        /// The number of the last batch.
+        upto: u64,
     },
     /// Something to do once, by the node that is named.
     Command {
@@ -146,6 +162,28 @@ pub enum Command {
         /// What.
         act: QueueAct,
     },
+    /// Read a part of a site's merged log. It changes nothing, so it is done as often as it is asked for.
+    ReadLog(LogPart),
+}
+
+/// Which part of a site's merged log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPart {
+    /// The site.
+    pub site: HostName,
+    /// The file and the offset where the part before ended; without them the log's end.
+    pub after: Option<(u64, u64)>,
+    /// At most so many bytes.
+    pub len_max: u32,
+}
+
+/// A part of a site's merged log, as JSON the answer to [`Command::ReadLog`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogText {
+    /// The file, and where the part ends.
+    pub at: (u64, u64),
+    /// Whole lines.
+    pub text: String,
 }
 
 /// A machine's wish to join.

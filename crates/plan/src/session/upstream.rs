@@ -4,6 +4,7 @@ use super::follower::same_point;
 use super::message::{DownMessage, UpMessage};
 use super::{Batch, Command, FRAME_LEN_MAX, JoinReply, Place, Snapshot};
 use crate::spec::ClusterSpec;
+use phalanx_model::share::Marker;
 use phalanx_model::{Name, Position, Site};
 use std::collections::VecDeque;
 
@@ -159,6 +160,11 @@ impl Upstream {
     /// Events of `server` are safe up to `number`.
     pub fn on_events_kept(&self, server: Name, number: u64) -> Vec<UpstreamEffect> {
         vec![UpstreamEffect::Send(DownMessage::EventsKept { server, number })]
+    }
+
+    /// Traffic of a share is added up to `upto`.
+    pub fn on_traffic_kept(&self, source: Marker, upto: u64) -> Vec<UpstreamEffect> {
+        vec![UpstreamEffect::Send(DownMessage::TrafficKept { source, upto })]
     }
 
     /// Another is the follower's upstream now: names it, and ends the connection when that is sent.

@@ -129,18 +129,14 @@ impl Merged {
     }
 }
 
-/// The requests of each site that the merger has counted.
+/// The requests of each site that the panel has counted.
 pub fn counted(figure: &Figure) -> Result<BTreeMap<String, u64>> {
-    let text = figure
-        .host("nas")
-        .text("cd /srv/nas/web/.phalanx-logs/traffic && for file in *.json; do cat $file; echo; done")?;
+    let list = figure.json("traffic")?;
     let mut counted = BTreeMap::new();
-    for line in text.lines().filter(|line| !line.is_empty()) {
-        let delta: serde_json::Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line:?}"))?;
-        for (site, days) in delta["sites"].as_object().context("no sites")? {
-            let requests = days.as_object().into_iter().flatten().filter_map(|(_, day)| day["requests"].as_u64());
-            *counted.entry(site.clone()).or_insert(0) += requests.sum::<u64>();
-        }
+    for row in list["items"].as_array().context("no list")? {
+        let (site, requests) =
+            (row["site"].as_str().context("no site")?, row["requests"].as_u64().context("no count")?);
+        *counted.entry(site.to_owned()).or_insert(0) += requests;
     }
     Ok(counted)
 }
