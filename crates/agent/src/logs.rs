@@ -1,4 +1,4 @@
-//! `phalanx logs`: ships this node's access logs to the share and, where the grant to merge is held, merges those of the cluster. A small daemon
+//! `phalanx logs`: ships this node's logs to the share and, where the grant to merge is held, merges those of the cluster. A small daemon
 //! of its own, as root, so that a share that hangs holds up neither agent nor serving.
 //!
 //! A thread does one round each second; all of it may hang with the share, and the process can be ended at any point of it. It begins none
@@ -6,12 +6,15 @@
 //!
 //! Deliberately absent: choices, which are [`phalanx_plan::logs`]' own.
 
+mod collect;
 mod read;
 mod status;
+mod trace;
 mod work;
 
-pub use read::{Reading, read, read_aside};
+pub use read::{read, read_aside};
 pub use status::problems;
+pub use trace::{trace, trace_aside};
 
 use anyhow::Context;
 use phalanx_plan::logs::LogsConfig;
@@ -22,6 +25,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Where it finds its configuration.
 pub const CONFIG: &str = "/var/lib/phalanx/live/logs.json";
+/// What it remembers of what it collects.
+const STATE: &str = "/var/lib/phalanx/logs/collected";
 /// Its lock and what it says of itself.
 const RUN: &str = "/run/phalanx/logs";
 
@@ -45,7 +50,7 @@ pub async fn run(config: &Path) -> anyhow::Result<()> {
                 Ok(config) => *shared.lock().unwrap_or_else(PoisonError::into_inner) = config,
                 Err(error) => tracing::error!("{error:#}; the former configuration stays in force"),
             },
-            _ = terminate.recv() => return Ok(()),
+            _ = terminate.recv() => return collect::told_to_end(Path::new(STATE), &work::first_segment()?),
         }
     }
 }

@@ -10,11 +10,12 @@ use phalanx_host::atomic::{self, Access};
 use phalanx_host::logs::LogShare;
 use phalanx_model::share::Marker;
 use phalanx_plan::logs::batch::{Counted, CountedPart, TRAFFIC, traffic_name, traffic_number};
+use phalanx_plan::logs::stream::Stream;
 use phalanx_plan::session::UpMessage;
 use std::path::{Path, PathBuf};
 
-/// Counts that the panel has not yet, a directory for each share.
-const WAITING: &str = "/var/lib/phalanx/logs";
+/// Counts that the panel has not yet, a directory for each share and in it one for each stream.
+const WAITING: &str = "/var/lib/phalanx/logs/traffic";
 /// The name of the number up to which the panel has all.
 const KEPT: &str = "kept.json";
 /// A part has so many batches at most, and so many sites: a frame has room for them.
@@ -24,8 +25,8 @@ const SITES_MAX: usize = 20_000;
 const HANDED_MAX: usize = 200;
 
 /// Takes counts from the share to the disk, in the order of their numbers, and removes from the share what the panel has.
-pub fn hand_over(share: &LogShare, source: &Marker) -> anyhow::Result<()> {
-    let place = Path::new(WAITING).join(source.as_str());
+pub fn hand_over(share: &LogShare, source: &Marker, stream: Stream) -> anyhow::Result<()> {
+    let place = place(source, stream);
     std::fs::create_dir_all(&place).with_context(|| format!("making {}", place.display()))?;
     let kept = kept_number(&place)?;
     let mut numbers: Vec<u64> = share.names(TRAFFIC)?.iter().filter_map(|name| traffic_number(name)).collect();
@@ -43,23 +44,24 @@ pub fn hand_over(share: &LogShare, source: &Marker) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the panel is to add next, a message for each share.
+/// What the panel is to add next, a message for each share and stream.
 pub fn next() -> anyhow::Result<Vec<UpMessage>> {
     let mut messages = Vec::new();
     for entry in list(Path::new(WAITING))? {
-        let source = entry.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<Marker>().ok());
-        if let Some(source) = source
-            && let Some(part) = part(&entry)?
-        {
-            messages.push(UpMessage::Traffic { source, part });
+        let name = entry.file_name().and_then(|name| name.to_str());
+        let Some(source) = name.and_then(|name| name.parse::<Marker>().ok()) else { continue };
+        for stream in Stream::ALL {
+            if let Some(part) = part(&place(&source, stream))? {
+                messages.push(UpMessage::Traffic { source: source.clone(), stream, part });
+            }
         }
     }
     Ok(messages)
 }
 
 /// The panel has all up to `upto`.
-pub fn kept(source: &Marker, upto: u64) -> anyhow::Result<()> {
-    let place = Path::new(WAITING).join(source.as_str());
+pub fn kept(source: &Marker, stream: Stream, upto: u64) -> anyhow::Result<()> {
+    let place = place(source, stream);
     if !place.exists() || kept_number(&place)? == upto {
         return Ok(());
     }
@@ -68,6 +70,10 @@ pub fn kept(source: &Marker, upto: u64) -> anyhow::Result<()> {
         atomic::remove(&place.join(traffic_name(number)))?;
     }
     Ok(())
+}
+
+fn place(source: &Marker, stream: Stream) -> PathBuf {
+    Path::new(WAITING).join(source.as_str()).join(stream.to_string())
 }
 
 fn part(place: &Path) -> anyhow::Result<Option<CountedPart>> {
@@ -116,7 +122,7 @@ mod tests {
         let place = directory.path();
         assert_eq!(part(place).expect("looked"), None);
         let count = |site: &str| {
-            let one = Traffic { requests: 1, sent: 10, received: 2 };
+            let one = Traffic { requests: 1, sent: 10, received: 2, ..Traffic::default() };
             let days = std::collections::BTreeMap::from([("2026-11-28".to_owned(), one)]);
             Counted { sites: [(site.to_owned(), days)].into() }
         };

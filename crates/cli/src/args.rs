@@ -8,6 +8,7 @@ use crate::commands::cluster::ClusterCommand;
 use crate::commands::daemons::{AgentCommand, GuardArgs, HoldsArgs, LauncherArgs, LogsArgs, PanelCommand};
 use crate::commands::journal::{AuditArgs, EventsArgs};
 use crate::commands::logical_server::LogicalServerCommand;
+use crate::commands::mail::MailCommand;
 use crate::commands::mail_domain::MailDomainCommand;
 use crate::commands::mailbox::MailboxCommand;
 use crate::commands::queue::QueueCommand;
@@ -107,12 +108,15 @@ pub enum Command {
     /// Mail queues: what waits, and which node delivers it
     #[command(subcommand)]
     Queue(QueueCommand),
+    /// Mail clusters' logs, and the way of a message through them
+    #[command(subcommand)]
+    Mail(MailCommand),
     /// Tokens for the API
     #[command(subcommand)]
     Token(TokenCommand),
     /// Who changed what, and when
     Audit(AuditArgs),
-    /// Requests and bytes of sites by day
+    /// Requests, messages and bytes of sites and mail domains by day
     #[command(
         after_help = "Examples:\n  phalanx traffic --site www.example.org\n  phalanx traffic --from 2026-11-01 --to 2026-11-30 --json"
     )]

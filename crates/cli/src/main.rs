@@ -90,6 +90,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Queue(command) => commands::queue::run(command, &session()?),
         Command::Token(command) => commands::token::run(command, &session()?),
         Command::Audit(args) => commands::journal::audit(args, &session()?),
+        Command::Mail(command) => commands::mail::run(command, &session()?),
         Command::Traffic(args) => commands::traffic::run(&args, &session()?),
         Command::Completions { shell } => completions(shell),
         Command::Panel(command) => commands::daemons::panel(command, global.json),

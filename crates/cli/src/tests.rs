@@ -45,9 +45,10 @@ fn the_first_help_shows_the_way() {
               mailbox         Mailboxes of mail domains
               alias           Addresses whose mail goes elsewhere
               queue           Mail queues: what waits, and which node delivers it
+              mail            Mail clusters' logs, and the way of a message through them
               token           Tokens for the API
               audit           Who changed what, and when
-              traffic         Requests and bytes of sites by day
+              traffic         Requests, messages and bytes of sites and mail domains by day
               completions     Print a completion script for a shell
               help            Print this message or the help of the given subcommand(s)
 

@@ -1,4 +1,4 @@
-//! Access logs on a node's disk and on the share, for [`phalanx_plan::logs`].
+//! Logs on a node's disk and on the share, for [`phalanx_plan::logs`].
 //!
 //! Root of a node is nobody to an NFS server that squashes it, and homes belong to customers who may put anything into them. So files on the
 //! share are opened as whoever they belong to ([`act_as`]): the logs on their way as [`OWNER`], a site's log as its account, which then can reach
@@ -14,14 +14,15 @@ mod storage;
 
 pub use depot::NodeDepot;
 pub use identity::act_as;
-pub use site::{Reading, SiteLog};
+pub use site::{Reading, SiteLog, Whole, whole_files};
 pub use storage::MergeStorage;
 
 use crate::atomic::{FileError, failed};
 use phalanx_model::Name;
 use phalanx_model::share::MARKER_FILE;
 use phalanx_plan::logs::segment::SegmentName;
-use phalanx_plan::logs::{DIRECTORY, LogsShare, OWNER};
+use phalanx_plan::logs::stream::Stream;
+use phalanx_plan::logs::{LogsShare, OWNER};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, fsync, mkdirat, openat2, renameat, unlinkat};
 use rustix::io::Errno;
@@ -29,11 +30,12 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-/// A share whose marker was read.
+/// The logs of a stream on a share whose marker was read.
 #[derive(Debug)]
 pub struct LogShare {
     root: OwnedFd,
     logs: OwnedFd,
+    stream: Stream,
     /// For words only.
     path: PathBuf,
 }
@@ -43,7 +45,7 @@ impl LogShare {
     ///
     /// # Errors
     /// It is not, or its logs' directory is missing.
-    pub fn open(share: &LogsShare) -> Result<Self, FileError> {
+    pub fn open(share: &LogsShare, stream: Stream) -> Result<Self, FileError> {
         let path = Path::new(&share.mount_point);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(errno(path, "opening"))?;
@@ -54,10 +56,18 @@ impl LogShare {
         if marker.trim_end() != share.marker.as_str() {
             return Err(failed(&marker_path, "finding this share's marker")(std::io::ErrorKind::InvalidData.into()));
         }
-        let path = path.join(DIRECTORY);
-        let logs = act_as(OWNER, || open_beneath(&root, DIRECTORY, OFlags::RDONLY | OFlags::DIRECTORY));
+        let name = stream.directory();
+        let path = path.join(name);
+        let logs = act_as(OWNER, || match open_beneath(&root, name, OFlags::RDONLY | OFlags::DIRECTORY) {
+            // One within the logs' directory is its owner's to make.
+            Err(Errno::NOENT) if stream != Stream::Access => {
+                mkdirat(&root, name, Mode::RWXU)?;
+                open_beneath(&root, name, OFlags::RDONLY | OFlags::DIRECTORY)
+            }
+            opened => opened,
+        });
         let logs = logs.map_err(errno(&path, "opening"))?;
-        Ok(Self { root, logs, path })
+        Ok(Self { root, logs, stream, path })
     }
 
     /// A small file; none where there is none.

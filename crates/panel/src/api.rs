@@ -9,6 +9,7 @@ mod fleet;
 mod follow;
 mod idempotency;
 mod list;
+mod logs;
 mod mail;
 mod openapi;
 mod problem;
@@ -17,7 +18,6 @@ mod records;
 mod request;
 mod schema;
 mod servers;
-mod site_log;
 mod status;
 mod traffic;
 
@@ -180,10 +180,10 @@ fn routes() -> Vec<Route> {
             ("limit", "At most so many: 1 to 1,000."),
             ("follow", "true: go on as text/event-stream."),
         ]),
-        Route::get("/traffic", "Requests and bytes of sites by day (UTC)", traffic::list)
+        Route::get("/traffic", "Requests, messages and bytes of sites and mail domains by day (UTC)", traffic::list)
             .pages::<schema::Traffic>()
             .query(&[
-                ("site", "Of this site."),
+                ("site", "Of this site or mail domain."),
                 ("from", "From this day on: 2026-11-28."),
                 ("to", "Up to this day, itself included."),
                 ("limit", "At most so many: 1 to 1,000."),
@@ -267,6 +267,22 @@ fn fleet_routes() -> Vec<Route> {
         .gives::<schema::Cluster>()
         .takes::<clusters::GrantMove>()
         .answers(StatusCode::OK),
+        Route::get(
+            "/clusters/{name}/mail-log",
+            "The end of a mail cluster's log, or what came after a part of it",
+            logs::read_mail,
+        )
+        .gives::<schema::LogLines>()
+        .query(&[
+            ("cursor", "next_cursor of the part before: what came after it."),
+            ("limit", "At most so many lines of the log's end: 1 to 1,000."),
+        ]),
+        Route::get("/clusters/{name}/mail-trace", "Follow a message through the log of a mail cluster", logs::trace)
+            .gives::<schema::MailTrace>()
+            .query(&[
+                ("message_id", "The message's Message-ID."),
+                ("days", "In today's log and in those of so many days before: 0 to 31, 2 where nothing is said."),
+            ]),
         Route::list("/shares", "List shares", fleet::list_shares).pages::<schema::Share>(),
         Route::post("/shares", "Add a share", fleet::add_share).gives::<schema::Share>().takes::<fleet::NewShare>(),
         Route::get("/shares/{name}", "Show a share", fleet::get_share).gives::<schema::Share>(),
@@ -326,11 +342,12 @@ fn directory_routes() -> Vec<Route> {
             .takes::<directory::SitePatch>(),
         Route::get(
             "/sites/{host}/log",
-            "The end of a site's access log, or what came after a part of it",
-            site_log::read,
+            "The end of a site's access or error log, or what came after a part of it",
+            logs::read_site,
         )
         .gives::<schema::LogLines>()
         .query(&[
+            ("errors", "true: of the error log."),
             ("cursor", "next_cursor of the part before: what came after it."),
             ("limit", "At most so many lines of the log's end: 1 to 1,000."),
         ]),

@@ -10,8 +10,10 @@
 //! Deliberately absent: I/O and clocks. [`round::Storage`] stands for the share, times are arguments.
 
 pub mod batch;
+pub mod collect;
 pub mod date;
 pub mod line;
+pub mod mail;
 pub mod merge;
 pub mod rotate;
 pub mod round;
@@ -19,13 +21,18 @@ pub mod segment;
 pub mod ship;
 #[cfg(test)]
 mod simulation;
+pub mod stream;
+pub mod trace;
 pub mod watermark;
 
+use self::stream::Stream;
+use crate::spec::mail::MailSpec;
 use crate::spec::{LogsSpec, MountSpec, WebSpec};
 use phalanx_model::Name;
 use phalanx_model::share::{Marker, mount_point};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 /// The directory below a share's root that the logs on their way lie in; it belongs to [`OWNER`], who alone may look into it.
 pub const DIRECTORY: &str = ".phalanx-logs";
@@ -43,12 +50,18 @@ pub const LOCAL: &str = "/var/log/phalanx/access";
 pub struct LogsConfig {
     /// This node.
     pub node: Name,
+    /// What it ships and merges.
+    #[serde(default)]
+    pub streams: BTreeSet<Stream>,
     /// The share that logs go to; without one they stay where they are.
     #[serde(default)]
     pub share: Option<LogsShare>,
     /// The number of the grant to merge, on its holder.
     #[serde(default)]
     pub merges_under: Option<u64>,
+    /// Balancers, whose checks are not worth a place in the log of mail.
+    #[serde(default)]
+    pub balancers: BTreeSet<Ipv4Addr>,
     /// The nodes of the cluster: whose heartbeats are waited for.
     pub nodes: BTreeSet<Name>,
 }
@@ -67,9 +80,19 @@ pub struct LogsShare {
 
 impl LogsConfig {
     /// What `phalanx logs` of a web node does.
-    pub fn new(node: Name, web: &WebSpec) -> Self {
-        let LogsSpec { merges_under, nodes } = web.logs.clone();
-        Self { node, share: web.share.as_ref().map(LogsShare::new), merges_under, nodes }
+    pub fn of_web(node: Name, web: &WebSpec) -> Self {
+        Self::new(node, [Stream::Access].into(), web.share.as_ref(), &web.logs)
+    }
+
+    /// What it does on a mail node.
+    pub fn of_mail(node: Name, mail: &MailSpec) -> Self {
+        let balancers = mail.balancers.clone();
+        Self { balancers, ..Self::new(node, [Stream::Mail].into(), mail.share.as_ref(), &mail.logs) }
+    }
+
+    fn new(node: Name, streams: BTreeSet<Stream>, share: Option<&MountSpec>, logs: &LogsSpec) -> Self {
+        let LogsSpec { merges_under, nodes } = logs.clone();
+        Self { node, streams, share: share.map(LogsShare::new), merges_under, balancers: BTreeSet::new(), nodes }
     }
 }
 

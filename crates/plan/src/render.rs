@@ -59,6 +59,7 @@ fn mail_files(spec: &NodeSpec, mail: &MailSpec) -> Files {
     let guard = GuardConfig { keeps_mail_lookups: true, ..GuardConfig::new(mail.share.as_ref()) };
     files.insert("guard.json".to_owned(), json(&guard));
     files.insert(rights::FILE.to_owned(), json(&RightsConfig::of(spec, mail)));
+    files.insert("logs.json".to_owned(), json(&LogsConfig::of_mail(spec.server.clone(), mail)));
     files
 }
 
@@ -67,7 +68,7 @@ fn web_files(spec: &NodeSpec, web: &WebSpec) -> Files {
         ("proxy.json".to_owned(), json(&ProxyConfig::new(spec.server.clone(), web))),
         ("guard.json".to_owned(), json(&GuardConfig::new(web.share.as_ref()))),
         ("launcher.json".to_owned(), json(&LauncherConfig::default())),
-        ("logs.json".to_owned(), json(&LogsConfig::new(spec.server.clone(), web))),
+        ("logs.json".to_owned(), json(&LogsConfig::of_web(spec.server.clone(), web))),
         (TABLE_FILE.to_owned(), account::accounts_nft()),
         (HTTPD_COMMON_FILE.to_owned(), account::httpd_common(web)),
         (SYSCTL_FILE.to_owned(), sysctl_file(&web_sysctls())),

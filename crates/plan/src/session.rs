@@ -15,7 +15,8 @@ pub mod upstream;
 
 pub use follower::{Follower, FollowerEffect};
 pub use message::{
-    Batch, Command, DownMessage, FRAME_LEN_MAX, JoinReply, JoinRequest, LogPart, LogText, Snapshot, UpMessage,
+    Batch, Command, DownMessage, FRAME_LEN_MAX, JoinReply, JoinRequest, LogPart, LogText, MergedLog, Snapshot,
+    TraceAsk, UpMessage,
 };
 pub use route::{Place, Route};
 pub use upstream::{Upstream, UpstreamEffect};

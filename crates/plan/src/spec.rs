@@ -107,7 +107,7 @@ pub struct WebSpec {
     pub logs: LogsSpec,
 }
 
-/// What becomes of the access logs of a cluster.
+/// What becomes of the logs of a cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogsSpec {
     /// The number of the grant to merge them, on its holder.

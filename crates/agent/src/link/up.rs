@@ -177,7 +177,7 @@ impl Connection<'_> {
                 FollowerEffect::Apply(batch) => self.meanwhile(node.directory.apply(batch)).await?,
                 FollowerEffect::Collect(piece) => self.meanwhile(node.directory.collect(piece)).await?,
                 FollowerEffect::EventsKept { number, .. } => self.node.events.kept_upstream(number),
-                FollowerEffect::TrafficKept { source, upto } => traffic::kept(&source, upto)?,
+                FollowerEffect::TrafficKept { source, stream, upto } => traffic::kept(&source, stream, upto)?,
                 FollowerEffect::Do { number, command } => self.carry_out(number, command),
                 FollowerEffect::Relay { server, message } => self.node.to_slave(&server, message),
                 FollowerEffect::Joined(reply) => self.node.joined(reply),
@@ -200,6 +200,7 @@ impl Connection<'_> {
                 // Asked twice, these do no harm, and what they answer may be long.
                 Command::Queue { of, act } => queue::act(node.spec().as_ref(), &of, &act).await,
                 Command::ReadLog(part) => logs::read_aside(&part).await,
+                Command::TraceMail(ask) => logs::trace_aside(&ask).await,
                 Command::Rollback { generation } => once(&node, number, Deed::RollBack(generation)).await,
                 Command::Reconcile => once(&node, number, Deed::Reconcile).await,
             };

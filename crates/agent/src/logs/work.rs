@@ -1,13 +1,18 @@
 //! The rounds.
 
+use super::STATE;
+use super::collect::Collector;
 use super::status::Status;
 use crate::check::guard_refusal;
 use anyhow::Context;
 use phalanx_host::directory::{self, Reader};
 use phalanx_host::facts;
 use phalanx_host::logs::{LogShare, MergeStorage, NodeDepot};
+use phalanx_plan::logs::mail::{self, MailReader};
 use phalanx_plan::logs::segment::SegmentName;
-use phalanx_plan::logs::{LOCAL, LogsConfig, LogsShare, round, ship};
+use phalanx_plan::logs::stream::Stream;
+use phalanx_plan::logs::{LogsConfig, LogsShare, round, ship};
+use phalanx_plan::mail::LOGS;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,12 +26,13 @@ pub struct Worker {
     config: Arc<Mutex<LogsConfig>>,
     status: Status,
     directory: Option<Reader>,
+    mail: Option<Collector<MailReader>>,
 }
 
 impl Worker {
     /// A worker that follows this configuration.
     pub fn new(config: Arc<Mutex<LogsConfig>>) -> Self {
-        Self { config, status: Status::default(), directory: None }
+        Self { config, status: Status::default(), directory: None, mail: None }
     }
 
     /// Works until the process ends.
@@ -40,12 +46,44 @@ impl Worker {
     }
 
     fn round(&mut self, config: &LogsConfig) -> anyhow::Result<()> {
+        let first = first_segment()?;
+        let collected = self.collect(config, &first);
+        for stream in &config.streams {
+            self.stream(config, *stream, &first).with_context(|| format!("{stream} logs"))?;
+        }
+        collected
+    }
+
+    /// What daemons say goes into segments whether or not the share is there.
+    fn collect(&mut self, config: &LogsConfig, first: &SegmentName) -> anyhow::Result<()> {
+        if !config.streams.contains(&Stream::Mail) {
+            self.mail = None;
+            return Ok(());
+        }
+        let reader = MailReader { balancers: config.balancers.clone() };
+        let is_same = |other: &MailReader| other.balancers == reader.balancers;
+        let collector = match &mut self.mail {
+            Some(collector) if collector.is_of(&config.node, is_same) => collector,
+            other => {
+                let source = |name: &str| (name.to_owned(), Path::new(LOGS).join(format!("{name}.log")));
+                let sources = mail::SOURCES.into_iter().map(source).collect();
+                let segments = Path::new(Stream::Mail.local());
+                other.insert(Collector::new(config.node.clone(), reader, sources, segments, Path::new(STATE)))
+            }
+        };
+        for _ in 0..BATCHES_MAX {
+            if !collector.round(first, unix_us())? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn stream(&mut self, config: &LogsConfig, stream: Stream, first: &SegmentName) -> anyhow::Result<()> {
         let Some(LogsShare { share, marker, .. }) = &config.share else { return Ok(()) };
-        let opened = open(config)?;
-        let boot_id = facts::boot_id()?;
-        let present = SegmentName::first(&boot_id).with_context(|| format!("{boot_id:?} is no boot id"))?;
-        let mut depot = NodeDepot { node: &config.node, local: Path::new(LOCAL), share: &opened };
-        ship::round(&mut depot, &config.node, &present, unix_us())?;
+        let opened = open(config, stream)?;
+        let mut depot = NodeDepot { node: &config.node, local: Path::new(stream.local()), share: &opened };
+        ship::round(&mut depot, &config.node, first, unix_us())?;
         let Some(grant) = config.merges_under else { return Ok(()) };
         for _ in 0..BATCHES_MAX {
             let reader = match self.directory.take() {
@@ -53,7 +91,7 @@ impl Worker {
                 None => Reader::open(Path::new(directory::PATH))?,
             };
             let mut storage = MergeStorage::new(&opened, share, &reader)?;
-            let outcome = round::round(&mut storage, grant, &config.nodes, unix_us())?;
+            let outcome = round::round(&mut storage, stream, grant, &config.nodes, unix_us())?;
             self.directory = Some(reader);
             for (site, why) in outcome.refused {
                 self.status.refuse(site, why);
@@ -63,19 +101,25 @@ impl Worker {
                 break;
             }
             // A share that was found wrong meanwhile gets no more.
-            open(config)?;
+            open(config, stream)?;
         }
-        crate::traffic::hand_over(&opened, marker)
+        crate::traffic::hand_over(&opened, marker, stream)
     }
 }
 
 /// The share, if the guard vouches for it and it is the right one.
-pub fn open(config: &LogsConfig) -> anyhow::Result<LogShare> {
+pub fn open(config: &LogsConfig, stream: Stream) -> anyhow::Result<LogShare> {
     let share = config.share.as_ref().context("the cluster has no share")?;
     if let Some(why) = guard_refusal(&share.share) {
         anyhow::bail!("share {}: {why}", share.share);
     }
-    Ok(LogShare::open(share)?)
+    Ok(LogShare::open(share, stream)?)
+}
+
+/// The name of this boot's first segment.
+pub fn first_segment() -> anyhow::Result<SegmentName> {
+    let boot_id = facts::boot_id()?;
+    SegmentName::first(&boot_id).with_context(|| format!("{boot_id:?} is no boot id"))
 }
 
 fn unix_us() -> u64 {

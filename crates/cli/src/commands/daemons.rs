@@ -7,7 +7,6 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use phalanx_agent::guard::Probe;
 use phalanx_agent::{Found, JoinOptions};
-use phalanx_model::HostName;
 use phalanx_panel::{InitOptions, RunOptions};
 use serde_json::{Value, json};
 use std::io::Read as _;
@@ -167,15 +166,12 @@ pub struct LogsArgs {
     /// Its configuration; read again at SIGHUP
     #[arg(long, value_name = "FILE", default_value = phalanx_agent::logs::CONFIG)]
     config: PathBuf,
-    /// Read this site's merged log, once: how the agent starts it as a child that may hang
-    #[arg(long, hide = true, value_name = "HOST")]
-    read: Option<HostName>,
-    /// Where the part before ended
-    #[arg(long, hide = true, value_name = "FILE:OFFSET", requires = "read")]
-    after: Option<String>,
-    /// At most so many bytes
-    #[arg(long, hide = true, value_name = "N", default_value_t = 65_536, requires = "read")]
-    len: u32,
+    /// Read a part of a merged log, once: how the agent starts it as a child that may hang
+    #[arg(long, hide = true, value_name = "JSON")]
+    read: Option<String>,
+    /// Follow a message through the log of mail, once, in the same way
+    #[arg(long, hide = true, value_name = "JSON", conflicts_with = "read")]
+    trace: Option<String>,
 }
 
 /// Makes or runs the panel.
@@ -263,15 +259,17 @@ pub fn launcher(args: LauncherArgs) -> Result<(), Failure> {
 
 /// Ships and merges logs.
 pub fn logs(args: LogsArgs) -> Result<(), Failure> {
-    let LogsArgs { config, read, after, len } = args;
+    let LogsArgs { config, read, trace } = args;
     log()?;
-    match read {
-        Some(site) => {
-            let reading = phalanx_agent::logs::Reading { site, after, len_max: len };
-            print(&phalanx_agent::logs::read(&config, &reading)?)
-        }
-        None => block_on(phalanx_agent::logs::run(&config)),
+    match (read, trace) {
+        (Some(part), _) => print(&phalanx_agent::logs::read(&config, &from_agent(&part)?)?),
+        (None, Some(ask)) => print(&phalanx_agent::logs::trace(&config, &from_agent(&ask)?)?),
+        (None, None) => block_on(phalanx_agent::logs::run(&config)),
     }
+}
+
+fn from_agent<T: serde::de::DeserializeOwned>(text: &str) -> anyhow::Result<T> {
+    serde_json::from_str(text).context("the agent starts this with a question as JSON")
 }
 
 /// Runs the guard; or one probe, which tells what it found by its exit code.

@@ -1,17 +1,13 @@
 //! `phalanx site`: web sites of accounts.
 
+use super::log_view::LogView;
 use super::resource::{ListArgs, Resource, query_escape};
 use crate::failure::Failure;
 use crate::render::table::Column;
-use crate::render::text::printable;
-use crate::session::{Session, print};
+use crate::session::Session;
 use clap::{Args, Subcommand};
 use phalanx_model::{HostName, Name, RelativePath};
 use serde_json::{Map, Value, json};
-use std::time::Duration;
-
-/// Between two looks at a log that is followed.
-const FOLLOW_WAIT: Duration = Duration::from_secs(1);
 
 const SITE: Resource = Resource {
     noun: "site",
@@ -66,16 +62,17 @@ Examples:
     )]
     Change(ChangeArgs),
     /// Show the end of its access log, in which the requests to all nodes are
-    #[command(after_help = "Example:\n  phalanx site log www.example.org --follow")]
+    #[command(
+        after_help = "Examples:\n  phalanx site log www.example.org --follow\n  phalanx site log www.example.org --errors"
+    )]
     Log {
         /// The site's main host name
         name: HostName,
-        /// Begin with so many of the last lines
-        #[arg(long, short = 'n', value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
-        lines: u32,
-        /// Go on printing lines as they are merged
-        #[arg(long, short)]
-        follow: bool,
+        /// What went wrong instead of what was asked for
+        #[arg(long)]
+        errors: bool,
+        #[command(flatten)]
+        view: LogView,
     },
     /// Remove a site; its files stay in the account's home
     Remove {
@@ -114,30 +111,10 @@ pub fn run(command: SiteCommand, session: &Session) -> Result<(), Failure> {
         }
         SiteCommand::Show { name } => SITE.show(session, name.as_str()),
         SiteCommand::Change(args) => SITE.change(session, args.name.as_str(), |current| patch(&args, current)),
-        SiteCommand::Log { name, lines, follow } => log(session, &name, lines, follow),
+        SiteCommand::Log { name, errors, view } => {
+            view.show(session, &format!("/sites/{name}/log"), if errors { "&errors=true" } else { "" })
+        }
         SiteCommand::Remove { name } => SITE.remove(session, name.as_str(), ""),
-    }
-}
-
-/// Prints lines, with `--json` as the API gives them; on and on if told to.
-fn log(session: &Session, name: &HostName, lines: u32, follow: bool) -> Result<(), Failure> {
-    let path = format!("/sites/{name}/log");
-    let mut query = format!("limit={lines}");
-    loop {
-        let part = session.client.get(&format!("{path}?{query}"))?.body;
-        let found: Vec<&str> = part["lines"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        match session.json {
-            true => print(&format!("{part}\n"))?,
-            // A customer may write into this file what he likes.
-            false => print(&found.iter().map(|line| format!("{}\n", printable(line))).collect::<String>())?,
-        }
-        if !follow {
-            return Ok(());
-        }
-        query = format!("cursor={}", query_escape(part["next_cursor"].as_str().unwrap_or_default()));
-        if found.is_empty() {
-            std::thread::sleep(FOLLOW_WAIT);
-        }
     }
 }
 

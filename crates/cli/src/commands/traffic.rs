@@ -1,4 +1,4 @@
-//! `phalanx traffic`: requests and bytes of sites by day.
+//! `phalanx traffic`: requests, messages and bytes of sites and mail domains by day.
 
 use super::resource::{ListArgs, Resource, query_escape};
 use crate::failure::Failure;
@@ -15,16 +15,17 @@ const TRAFFIC: Resource = Resource {
         Column::new("SITE", "/site"),
         Column::new("DAY", "/day"),
         Column::new("REQUESTS", "/requests"),
+        Column::new("MESSAGES", "/messages"),
         Column::new("BYTES SENT", "/sent_bytes"),
         Column::new("BYTES RECEIVED", "/received_bytes"),
     ],
-    first: "It is counted when access logs are merged.",
+    first: "It is counted when logs are merged.",
 };
 
 /// Which traffic.
 #[derive(Debug, Args)]
 pub struct TrafficArgs {
-    /// Of this site
+    /// Of this site or mail domain
     #[arg(long, value_name = "HOST")]
     site: Option<HostName>,
     /// From this day on (UTC)

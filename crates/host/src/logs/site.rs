@@ -4,11 +4,11 @@
 //! ([`Refused`]), not an error; an error means that the share does not do its work.
 
 use super::{LogShare, act_as, errno, names_in, open_beneath};
-use crate::atomic::FileError;
+use crate::atomic::{FileError, failed};
 use phalanx_model::share::HOMES;
 use phalanx_plan::logs::OWNER;
 use phalanx_plan::logs::batch::Log;
-use phalanx_plan::logs::rotate::{self, NAME, Seen};
+use phalanx_plan::logs::rotate::{self, Seen};
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, mkdirat, renameat, statat, unlinkat};
 use rustix::io::Errno;
@@ -53,7 +53,7 @@ impl<'s> SiteLog<'s> {
     pub fn look(&self) -> Result<Result<Seen, Refused>, FileError> {
         self.answer("looking at it", || {
             let directory = self.directory()?;
-            match statat(&directory, NAME, AtFlags::SYMLINK_NOFOLLOW) {
+            match statat(&directory, self.name(), AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => Ok(Seen::default()),
                 Err(error) => Err(error),
                 Ok(stat) => {
@@ -85,11 +85,11 @@ impl<'s> SiteLog<'s> {
                 Ok(_) => return Ok(()),
                 Err(error) => return Err(error),
             }
-            match renameat(&directory, NAME, &directory, name) {
+            match renameat(&directory, self.name(), &directory, name) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(error) => return Err(error),
             }
-            for outdated in rotate::outdated(&names_in(self.directory()?)?) {
+            for outdated in rotate::outdated(self.name(), &names_in(self.directory()?)?) {
                 match unlinkat(&directory, &outdated, AtFlags::empty()) {
                     Ok(()) | Err(Errno::NOENT | Errno::ISDIR) => {}
                     Err(error) => return Err(error),
@@ -107,7 +107,7 @@ impl<'s> SiteLog<'s> {
         self.answer("writing", || {
             // What is a FIFO must not be waited for.
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK;
-            let file = open_beneath(self.directory()?, NAME, flags)?;
+            let file = open_beneath(self.directory()?, self.name(), flags)?;
             let stat = fstat(&file)?;
             is_file(&stat)?;
             let at = base.min(stat.st_size as u64);
@@ -123,7 +123,7 @@ impl<'s> SiteLog<'s> {
     /// The share does not do its work.
     pub fn read(&self, from: Option<(u64, u64)>, len_max: usize) -> Result<Result<Reading, Refused>, FileError> {
         self.answer("reading", || {
-            let file = match open_beneath(self.directory()?, NAME, OFlags::RDONLY | OFlags::NONBLOCK) {
+            let file = match open_beneath(self.directory()?, self.name(), OFlags::RDONLY | OFlags::NONBLOCK) {
                 Err(Errno::NOENT) => return Ok(Reading::default()),
                 opened => opened?,
             };
@@ -168,10 +168,14 @@ impl<'s> SiteLog<'s> {
         }
     }
 
+    fn name(&self) -> &'static str {
+        self.share.stream.file()
+    }
+
     fn path(&self) -> PathBuf {
         match self.log {
-            Log::Site { site, account, .. } => PathBuf::from(format!("{HOMES}/{account}/logs/{site}/{NAME}")),
-            Log::Cluster => self.share.path.join(CLUSTER).join(NAME),
+            Log::Site { site, account, .. } => PathBuf::from(format!("{HOMES}/{account}/logs/{site}/{}", self.name())),
+            Log::Cluster => self.share.path.join(CLUSTER).join(self.name()),
         }
     }
 
@@ -194,6 +198,37 @@ impl<'s> SiteLog<'s> {
         }
         Ok(at)
     }
+}
+
+/// A log of the cluster that is open.
+#[derive(Debug)]
+pub struct Whole {
+    file: File,
+    path: PathBuf,
+}
+
+impl Whole {
+    /// Reads some bytes from `offset` on; none at the end.
+    ///
+    /// # Errors
+    /// The share does not do its work.
+    pub fn read_at(&self, into: &mut [u8], offset: u64) -> Result<usize, FileError> {
+        self.file.read_at(into, offset).map_err(failed(&self.path, "reading"))
+    }
+}
+
+/// The cluster's logs that are chosen from the names in their directory.
+///
+/// # Errors
+/// The share does not do its work.
+pub fn whole_files(share: &LogShare, choose: impl FnOnce(&[String]) -> Vec<String>) -> Result<Vec<Whole>, FileError> {
+    let mut files = Vec::new();
+    for name in choose(&share.names(CLUSTER)?) {
+        let path = share.path.join(CLUSTER).join(&name);
+        let opened = act_as(OWNER, || open_beneath(&share.logs, &format!("{CLUSTER}/{name}"), OFlags::RDONLY));
+        files.push(Whole { file: File::from(opened.map_err(errno(&path, "opening"))?), path });
+    }
+    Ok(files)
 }
 
 fn is_file(stat: &Stat) -> Result<(), Errno> {

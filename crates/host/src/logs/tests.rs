@@ -3,6 +3,7 @@
 use super::*;
 use phalanx_model::Uid;
 use phalanx_model::share::{HOMES, Marker};
+use phalanx_plan::logs::DIRECTORY;
 use phalanx_plan::logs::batch::Log;
 use std::os::unix::fs::{MetadataExt as _, chown, symlink};
 
@@ -39,17 +40,17 @@ fn log() -> Log {
 #[test]
 fn only_the_right_share_is_opened() {
     let Place { root, share } = place();
-    assert!(LogShare::open(&share).is_ok());
+    assert!(LogShare::open(&share, Stream::Access).is_ok());
     let other = LogsShare { marker: Marker::from_bits(8), ..share.clone() };
-    assert!(LogShare::open(&other).expect_err("another's").to_string().contains("marker"));
+    assert!(LogShare::open(&other, Stream::Access).expect_err("another's").to_string().contains("marker"));
     std::fs::remove_file(root.path().join(MARKER_FILE)).expect("removed");
-    assert!(LogShare::open(&share).is_err(), "nothing is mounted");
+    assert!(LogShare::open(&share, Stream::Access).is_err(), "nothing is mounted");
 }
 
 #[test]
 fn small_files_are_the_owners_and_replaced_whole() {
     let Place { root, share } = place();
-    let opened = LogShare::open(&share).expect("opened");
+    let opened = LogShare::open(&share, Stream::Access).expect("opened");
     assert_eq!(opened.get("web1/x.json").expect("looked"), None);
     for content in ["one", "two"] {
         opened.set("web1/x.json", content.as_bytes()).expect("written");
@@ -66,7 +67,7 @@ fn small_files_are_the_owners_and_replaced_whole() {
 #[test]
 fn a_log_is_written_as_its_account_at_its_place() {
     let Place { root, share } = place();
-    let opened = LogShare::open(&share).expect("opened");
+    let opened = LogShare::open(&share, Stream::Access).expect("opened");
     let log = log();
     let log = SiteLog::new(&opened, &log);
     assert_eq!(log.look().expect("looked").expect("free").len, 0);
@@ -92,7 +93,7 @@ fn a_log_is_written_as_its_account_at_its_place() {
 #[test]
 fn whatever_a_customer_does_to_his_log_harms_him_alone() {
     let Place { root, share } = place();
-    let opened = LogShare::open(&share).expect("opened");
+    let opened = LogShare::open(&share, Stream::Access).expect("opened");
     let log = log();
     let log = SiteLog::new(&opened, &log);
     let logs = root.path().join("home/alice/logs");

@@ -125,7 +125,7 @@ fn grant<'c>(cluster: &'c Cluster, right: &Right) -> Result<&'c Grant, Refusal> 
 pub(super) fn first(cluster: &Cluster) -> BTreeMap<Right, Grant> {
     let master = &cluster.master;
     let rights = match cluster.kind {
-        ClusterKind::Mail => vec![Right::Mailboxes, Right::Queue(master.clone())],
+        ClusterKind::Mail => vec![Right::Mailboxes, Right::Queue(master.clone()), Right::Logs],
         ClusterKind::Web => vec![Right::Logs],
         ClusterKind::Nas | ClusterKind::Balancer => vec![],
     };

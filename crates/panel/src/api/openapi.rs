@@ -142,7 +142,9 @@ fn answer(route: &Route) -> Response {
 /// Whether the answer is one stored thing: it has a version. Orders and what is read from nodes have none.
 fn is_versioned(route: &Route) -> bool {
     let is_one = matches!(route.answer, Answer::One(_)) && route.success != StatusCode::ACCEPTED;
-    let is_order = ["/join-token", "/rollback", "/reconcile", "/log"].iter().any(|end| route.path.ends_with(end))
+    let is_order = ["/join-token", "/rollback", "/reconcile", "/log", "/mail-log", "/mail-trace"]
+        .iter()
+        .any(|end| route.path.ends_with(end))
         || route.path.starts_with("/queues");
     is_one && !is_order && !matches!(route.path, "/status" | "/tasks/{id}")
 }

@@ -359,7 +359,7 @@ pub enum TokenRole {
     Reader,
 }
 
-/// Lines of a site's access log.
+/// Lines of a merged log.
 #[derive(ToSchema)]
 pub struct LogLines {
     lines: Vec<String>,
@@ -367,15 +367,51 @@ pub struct LogLines {
     next_cursor: String,
 }
 
-/// What was counted of a site on a day.
+/// The way of a message.
+#[derive(ToSchema)]
+pub struct MailTrace {
+    /// By time; at most 2,000.
+    lines: Vec<TracedLine>,
+    recipients: Vec<MailFate>,
+    /// Whether there are more lines.
+    is_cut: bool,
+}
+
+/// What a daemon said of a message.
+#[derive(ToSchema)]
+pub struct TracedLine {
+    /// RFC 3339.
+    at: String,
+    node: String,
+    /// null where a mailbox has it.
+    #[schema(required)]
+    queue_id: Option<String>,
+    text: String,
+}
+
+/// What became of a message for a recipient.
+#[derive(ToSchema)]
+pub struct MailFate {
+    to: String,
+    /// `stored`, or as Postfix says it: `sent`, `deferred`, `bounced`.
+    state: String,
+    /// RFC 3339.
+    at: String,
+    node: String,
+    answer: String,
+}
+
+/// What was counted of a site or a mail domain on a day.
 #[derive(ToSchema)]
 pub struct Traffic {
-    /// The site's main host name; it may be gone by now.
+    /// The site's main host name, or the mail domain; it may be gone by now.
     site: String,
     /// The day in UTC: 2026-11-28.
     day: String,
     requests: i64,
-    /// Heads included.
+    /// What mailboxes got or handed in.
+    messages: i64,
+    /// Heads included; of mail, what was handed in or read.
     sent_bytes: i64,
     /// Heads included.
     received_bytes: i64,

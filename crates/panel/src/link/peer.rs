@@ -313,15 +313,15 @@ impl Link<'_> {
                 };
                 Ok(self.upstream.on_events_kept(server, number))
             }
-            UpMessage::Traffic { source, part } => {
+            UpMessage::Traffic { source, stream, part } => {
                 let world = self.panel.store.world();
                 let upto = if self.counts_for(&world, &source) {
-                    self.panel.store.add_traffic(&source, &part).await?
+                    self.panel.store.add_traffic(&source, stream, &part).await?
                 } else {
                     tracing::warn!("{} sent traffic of a share that its cluster does not have", self.server);
                     part.upto
                 };
-                Ok(self.upstream.on_traffic_kept(source, upto))
+                Ok(self.upstream.on_traffic_kept(source, stream, upto))
             }
             UpMessage::CommandDone { number, server, result } => {
                 self.panel.live.on_command_done(number, &server, result);

@@ -5,8 +5,9 @@ use crate::support::TestPanel;
 use phalanx_model::share::Marker;
 use phalanx_model::{Row, RowKey};
 use phalanx_plan::logs::batch::CountedPart;
+use phalanx_plan::logs::stream::Stream;
 use phalanx_plan::report::{BackendReport, BackendState, NodeEvent, Report, Severity};
-use phalanx_plan::session::{Command, DownMessage, LogPart, LogText, Place, UpMessage};
+use phalanx_plan::session::{Command, DownMessage, LogPart, LogText, MergedLog, Place, UpMessage};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -327,8 +328,10 @@ async fn a_sites_log_is_read_on_its_clusters_master() {
         let answered = async {
             web1.until(|f| !f.commands.is_empty()).await;
             let (number, command) = web1.commands.pop().expect("it has come");
-            let Command::ReadLog(LogPart { site, after, .. }) = command else { panic!("{command:?}") };
-            assert_eq!((site.as_str(), after), ("www.example.org", expected));
+            let Command::ReadLog(LogPart { log, after, .. }) = command else { panic!("{command:?}") };
+            let site = "www.example.org".parse().expect("a host name");
+            let wanted = if query.contains("errors=true") { MergedLog::Errors(site) } else { MergedLog::Access(site) };
+            assert_eq!((log, after), (wanted, expected));
             let result = serde_json::to_string(&LogText { at: (7, 100), text: text.to_owned() }).expect("JSON");
             web1.wire.send(&UpMessage::CommandDone { number, server: name("web1"), result: Ok(result) }).await;
         };
@@ -340,6 +343,11 @@ async fn a_sites_log_is_read_on_its_clusters_master() {
     let next = end["next_cursor"].as_str().expect("a cursor");
     let more = ask(&mut web1, &format!("limit=1&cursor={next}"), Some((7, 100)), "four\nfive\n").await;
     assert_eq!(more["lines"], json!(["four", "five"]), "what goes on is given whole");
+    let errors = ask(&mut web1, "limit=1&errors=true", None, "bad\n").await;
+    assert_eq!(errors["lines"], json!(["bad"]));
+    panel.get("/clusters/nobody/mail-log").await.refused(404, "unknown");
+    panel.get("/clusters/web/mail-log").await.refused(404, "unknown");
+    panel.get("/clusters/web/mail-trace?message_id=x").await.refused(404, "unknown");
 }
 
 #[tokio::test]
@@ -366,19 +374,24 @@ async fn traffic_is_added_once() {
         part(20, 21, json!({ "a.example.org": two })),
     ];
     for (number, part) in parts.into_iter().enumerate() {
-        web1.wire.send(&UpMessage::Traffic { source: source.clone(), part }).await;
+        web1.wire.send(&UpMessage::Traffic { source: source.clone(), stream: Stream::Access, part }).await;
         web1.until(|f| f.traffic_kept.len() > number).await;
     }
     assert_eq!(web1.traffic_kept, [3, 3, 3, 9, 9]);
     // Of a share that is another's: acknowledged, so that it ends, and not added.
-    web1.wire.send(&UpMessage::Traffic { source: Marker::from_bits(1), part: first }).await;
+    web1.wire.send(&UpMessage::Traffic { source: Marker::from_bits(1), stream: Stream::Access, part: first }).await;
     web1.until(|f| f.traffic_kept.last() == Some(&3)).await;
+    // Another stream of the same share counts for itself.
+    let mail = json!({ "2026-11-28": { "requests": 0, "messages": 7, "sent": 1, "received": 1 } });
+    let part = part(0, 1, json!({ "b.example.org": mail }));
+    web1.wire.send(&UpMessage::Traffic { source: source.clone(), stream: Stream::Mail, part }).await;
+    web1.until(|f| f.traffic_kept.last() == Some(&1)).await;
     panel.restart().await;
-    let row = |site: &str, day: &str, requests: u64, sent: u64, received: u64| json!({ "site": site, "day": day, "requests": requests, "sent_bytes": sent, "received_bytes": received });
+    let row = |site: &str, day: &str, requests: u64, messages: u64, sent: u64, received: u64| json!({ "site": site, "day": day, "requests": requests, "messages": messages, "sent_bytes": sent, "received_bytes": received });
     let all = [
-        row("a.example.org", "2026-11-28", 3, 30, 6),
-        row("a.example.org", "2026-11-29", 1, 5, 1),
-        row("b.example.org", "2026-11-28", 1, 10, 2),
+        row("a.example.org", "2026-11-28", 3, 0, 30, 6),
+        row("a.example.org", "2026-11-29", 1, 0, 5, 1),
+        row("b.example.org", "2026-11-28", 1, 7, 11, 3),
     ];
     assert_eq!(panel.get("/traffic").await.is(200)["items"], json!(all));
     let items = async |query: &str| panel.get(&format!("/traffic?{query}")).await.is(200)["items"].clone();

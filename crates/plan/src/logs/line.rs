@@ -1,6 +1,6 @@
 //! A line of a segment.
 //!
-//! It is `TIME SITE SENT RECEIVED MERGED`: the time of completion in seconds since 1970 with six decimals, the site (`-` if none), bytes sent and
+//! It is `TIME SUBJECT SENT RECEIVED MERGED`: the time of completion in seconds since 1970 with six decimals, whose it is and what it counts for ([`Counts`]), bytes sent and
 //! received, and then what the site's own log gets of it, as it is. That part begins in the combined format
 //! (`CLIENT - - [DATE] "REQUEST" STATUS SENT "REFERER" "USER AGENT"`) and goes on with bytes received, duration in microseconds, time and
 //! node. So merging need not look into what clients wrote, and copies rather than formats.
@@ -10,12 +10,28 @@
 /// The longest line that is looked for: a head may have 32 KiB, each byte of which becomes four characters at most.
 pub const LEN_MAX: usize = 256 * 1024;
 
+/// What a line counts for, besides its bytes: the subject is the name of a site or a mail domain with a sign before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Counts {
+    /// A request: no sign.
+    #[default]
+    Request,
+    /// A message that a mailbox got or handed in: `@`. It goes to the cluster's log.
+    Message,
+    /// Nothing more than bytes between a mailbox and whoever reads it: `=`. It goes to the cluster's log.
+    Bytes,
+    /// Nothing at all: `!`.
+    Nothing,
+}
+
 /// A line of a segment, taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Line<'l> {
     /// When the request was completed, in microseconds since 1970 by the node's clock.
     pub at_us: u64,
-    /// The site's name; `-` for none.
+    /// What it counts for.
+    pub counts: Counts,
+    /// The site's or domain's name; `-` for none.
     pub site: &'l [u8],
     /// Where in the line that begins.
     pub site_from: usize,
@@ -39,12 +55,19 @@ pub fn time(line: &[u8]) -> Option<(u64, usize)> {
 pub fn parse(line: &[u8]) -> Option<Line<'_>> {
     let (at_us, site_from) = time(line)?;
     let line = &line[site_from..];
+    let (counts, sign_len) = match line.first()? {
+        b'@' => (Counts::Message, 1),
+        b'=' => (Counts::Bytes, 1),
+        b'!' => (Counts::Nothing, 1),
+        _ => (Counts::Request, 0),
+    };
+    let (line, site_from) = (&line[sign_len..], site_from + sign_len);
     let site_len = memchr::memchr(b' ', line).filter(|len| (1..=253).contains(len))?;
     let (site, line) = (&line[..site_len], &line[site_len + 1..]);
     let (sent, rest) = number(line, b' ')?;
     let line = &line[rest..];
     let (received, rest) = number(line, b' ')?;
-    Some(Line { at_us, site, site_from, sent, received, merged: &line[rest..] })
+    Some(Line { at_us, counts, site, site_from, sent, received, merged: &line[rest..] })
 }
 
 /// Digits up to `end`: the number and how many bytes both take.
@@ -75,7 +98,15 @@ mod tests {
         assert_eq!((found.at_us, found.sent, found.received), (1_700_000_000_000_042, 512, 80));
         assert_eq!(found.site, b"www.example.org");
         assert!(found.merged.starts_with(b"198.51.100.7 - - ["));
+        let line = b"1700000000.000042 @example.org 0 80 x";
+        let found = parse(line).unwrap();
+        assert_eq!(
+            (found.counts, found.site, found.merged),
+            (Counts::Message, b"example.org".as_slice(), b"x".as_slice())
+        );
+        assert_eq!(&line[found.site_from..][..11], b"example.org");
         for bad in [
+            "1700000000.000042 @ 1 1 x",
             "",
             "#",
             "1700000000 a 1 1 x",

@@ -4,7 +4,7 @@
 //! again from the segments. Memory is bounded by the batch ([`Limits`]) and a buffer for each segment.
 
 use super::date::Day;
-use super::line::{self, LEN_MAX};
+use super::line::{self, Counts, LEN_MAX};
 use super::segment::{END, SegmentName};
 use phalanx_model::Name;
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,9 @@ pub struct Limits {
 pub struct Traffic {
     /// Requests.
     pub requests: u64,
+    /// Messages of mail that were received or handed in.
+    #[serde(default)]
+    pub messages: u64,
     /// Bytes sent, heads included.
     pub sent: u64,
     /// Bytes received, heads included.
@@ -55,8 +58,9 @@ pub struct Traffic {
 impl Traffic {
     /// Adds another count.
     pub fn add(&mut self, other: Self) {
-        let Self { requests, sent, received } = other;
+        let Self { requests, messages, sent, received } = other;
         self.requests = self.requests.saturating_add(requests);
+        self.messages = self.messages.saturating_add(messages);
         self.sent = self.sent.saturating_add(sent);
         self.received = self.received.saturating_add(received);
     }
@@ -217,6 +221,7 @@ struct Head {
     at_us: u64,
     /// With its end.
     len: usize,
+    counts: Counts,
     site: Range<usize>,
     sent: u64,
     received: u64,
@@ -299,6 +304,7 @@ fn head_of(line: &[u8]) -> Option<Head> {
     Some(Head {
         at_us: found.at_us,
         len: line.len() + 1,
+        counts: found.counts,
         site: found.site_from..found.site_from + found.site.len(),
         sent: found.sent,
         received: found.received,
@@ -320,9 +326,22 @@ impl Batch {
 
     /// Puts a source's next line where it belongs, and passes it.
     fn take(&mut self, source: &mut Source<'_>) {
-        let Head { at_us, len: _, site, sent, received, merged } = source.head.clone();
+        let Head { at_us, len: _, counts, site, sent, received, merged } = source.head.clone();
         let line = &source.buffer[source.start..];
-        let index = self.index_of(&line[site]);
+        let mut index = self.index_of(&line[site]);
+        let count = match counts {
+            Counts::Request => Some(Traffic { requests: 1, sent, received, ..Traffic::default() }),
+            Counts::Message => Some(Traffic { messages: 1, sent, received, ..Traffic::default() }),
+            Counts::Bytes => Some(Traffic { sent, received, ..Traffic::default() }),
+            Counts::Nothing => None,
+        };
+        if let Some(count) = count {
+            self.gathered.sites[index].traffic.entry(Day::of_us(at_us)).or_default().add(count);
+        }
+        if matches!(counts, Counts::Message | Counts::Bytes) {
+            // Mail has one log for all domains, in which their lines are in order.
+            index = self.index_of(b"-");
+        }
         let is_late = at_us < self.gathered.merged_to_us;
         let lines = &mut self.gathered.sites[index];
         let text = if is_late { &mut lines.late } else { &mut lines.ordered };
@@ -331,7 +350,6 @@ impl Batch {
         push_number(text, source.offset);
         text.push(b'\n');
         lines.late_lines += u64::from(is_late);
-        lines.traffic.entry(Day::of_us(at_us)).or_default().add(Traffic { requests: 1, sent, received });
         self.gathered.merged_to_us = self.gathered.merged_to_us.max(at_us);
         self.gathered.lines += 1;
         source.pass();

@@ -9,6 +9,7 @@ use super::merge::{Gathered, Input, Limits, gather, sites_of};
 use super::rotate::{self, Seen};
 use super::segment::SegmentName;
 use super::ship::{HEARTBEAT, Heartbeat};
+use super::stream::Stream;
 use super::watermark::{Spoken, closes};
 use phalanx_model::{Name, Uid};
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,12 +96,13 @@ pub struct Outcome {
     pub number: u64,
 }
 
-/// One round under the grant of number `grant`; `nodes` are those that should speak.
+/// One round of a stream under the grant of number `grant`; `nodes` are those that should speak.
 ///
 /// # Errors
 /// The storage fails, holds something damaged, or the grant is another's. Nothing is lost: the next round goes on.
 pub fn round<S: Storage>(
     storage: &mut S,
+    stream: Stream,
     grant: u64,
     nodes: &BTreeSet<Name>,
     now_us: u64,
@@ -114,7 +116,7 @@ pub fn round<S: Storage>(
         let limits = limits_of(&journal);
         let gathered =
             gather(&journal.inputs, limits, |input, offset, len, into| storage.read(input, offset, len, into))?;
-        return carry_out(storage, &journal, &gathered);
+        return carry_out(storage, stream, &journal, &gathered);
     }
     let view = View::of(storage, &state)?;
     let spoken = nodes.iter().filter_map(|node| view.heartbeats.get(node));
@@ -125,9 +127,9 @@ pub fn round<S: Storage>(
     let Some(mut journal) = plan(state.clone(), inputs, &gathered, limits, grant, &view) else {
         return Ok(Outcome { closes_us, number: state.number, ..Outcome::default() });
     };
-    journal.outputs = outputs(storage, &journal, &gathered, now_us)?;
+    journal.outputs = outputs(storage, stream, &journal, &gathered, now_us)?;
     write(storage, JOURNAL, &journal)?;
-    let outcome = carry_out(storage, &journal, &gathered)?;
+    let outcome = carry_out(storage, stream, &journal, &gathered)?;
     Ok(Outcome { has_more: gathered.is_full, ..outcome })
 }
 
@@ -222,10 +224,14 @@ fn plan(
 /// Where a batch's lines go, and how long those logs are.
 fn outputs<S: Storage>(
     storage: &mut S,
+    stream: Stream,
     journal: &Journal,
     gathered: &Gathered,
     now_us: u64,
 ) -> Result<Vec<Output>, RoundError<S::Error>> {
+    if !stream.is_by_site() {
+        return Ok(vec![output(storage, stream, Log::Cluster, now_us)?]);
+    }
     let mut sites: BTreeSet<String> = gathered.sites.iter().map(|lines| lines.site.clone()).collect();
     for cut in &journal.cut {
         sites.extend(sites_of(cut, |input, offset, len, into| storage.read(input, offset, len, into))?.0);
@@ -233,17 +239,17 @@ fn outputs<S: Storage>(
     let mut outputs = Vec::new();
     for site in sites.into_iter().filter(|site| site != "-") {
         if let Some((account, uid)) = storage.owner(&site)? {
-            outputs.push(output(storage, Log::Site { site, account, uid }, now_us)?);
+            outputs.push(output(storage, stream, Log::Site { site, account, uid }, now_us)?);
         }
     }
-    outputs.push(output(storage, Log::Cluster, now_us)?);
+    outputs.push(output(storage, stream, Log::Cluster, now_us)?);
     Ok(outputs)
 }
 
-fn output<S: Storage>(storage: &mut S, log: Log, now_us: u64) -> Result<Output, RoundError<S::Error>> {
+fn output<S: Storage>(storage: &mut S, stream: Stream, log: Log, now_us: u64) -> Result<Output, RoundError<S::Error>> {
     let looked = match storage.look(&log)? {
         Ok(seen) if rotate::is_due(seen, now_us) => {
-            storage.beside(&log)?.map(|others| (0, Some(rotate::name(seen, &others))))
+            storage.beside(&log)?.map(|others| (0, Some(rotate::name(stream.file(), seen, &others))))
         }
         looked => looked.map(|seen| (seen.len, None)),
     };
@@ -256,6 +262,7 @@ fn output<S: Storage>(storage: &mut S, log: Log, now_us: u64) -> Result<Output, 
 /// Writes a batch's lines where its journal says, what it counted, and then the state.
 fn carry_out<S: Storage>(
     storage: &mut S,
+    stream: Stream,
     journal: &Journal,
     gathered: &Gathered,
 ) -> Result<Outcome, RoundError<S::Error>> {
@@ -272,7 +279,12 @@ fn carry_out<S: Storage>(
                 (site.clone(), text_of(by_site.remove(site.as_str()), &marks))
             }
             Log::Cluster => {
-                by_site.values().for_each(|lines| unknown.extend(text_of_unknown(lines)));
+                for lines in by_site.values() {
+                    match stream.is_by_site() {
+                        true => unknown.extend(text_of_unknown(lines)),
+                        false => unknown.extend(text_of(Some(lines), "")),
+                    }
+                }
                 gaps.iter().for_each(|gap| unknown.extend_from_slice(gap.mark.as_bytes()));
                 ("-".to_owned(), std::mem::take(&mut unknown))
             }

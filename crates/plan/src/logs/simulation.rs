@@ -6,10 +6,11 @@
 use super::batch::{Counted, Log, STATE, State, TRAFFIC};
 use super::date::Day;
 use super::merge::{Input, Traffic};
-use super::rotate::{self, Seen};
+use super::rotate::Seen;
 use super::round::{Outcome, Storage, round};
 use super::segment::{END, SegmentName, header};
 use super::ship::{self, Depot, KEPT_US, Local};
+use super::stream::Stream;
 use crate::session::dice::Dice;
 use phalanx_model::{Name, Uid};
 use std::collections::{BTreeMap, BTreeSet};
@@ -141,7 +142,7 @@ impl World {
     fn merge(&mut self) -> Option<Outcome> {
         let nodes: BTreeSet<Name> = self.nodes.keys().cloned().collect();
         let now_us = self.now_us;
-        let outcome = round(self, 1, &nodes, now_us).ok();
+        let outcome = round(self, Stream::Access, 1, &nodes, now_us).ok();
         if let Some(outcome) = &outcome {
             self.refused.extend(outcome.refused.iter().cloned());
         }
@@ -255,7 +256,7 @@ impl Storage for World {
         if name == "evil.org" && self.is_blocked {
             return Ok(Err("it is a directory".to_owned()));
         }
-        let found = self.logs.get(&(name, rotate::NAME.to_owned()));
+        let found = self.logs.get(&(name, Stream::Access.file().to_owned()));
         Ok(Ok(found.map_or(Seen::default(), |(text, at)| Seen { len: text.len() as u64, written_us: *at })))
     }
 
@@ -271,7 +272,7 @@ impl Storage for World {
         let aside = (of.clone(), name.to_owned());
         if (broken.is_ok() || self.roll(2) == 0)
             && !self.logs.contains_key(&aside)
-            && let Some(log) = self.logs.remove(&(of, rotate::NAME.to_owned()))
+            && let Some(log) = self.logs.remove(&(of, Stream::Access.file().to_owned()))
         {
             self.logs.insert(aside, log);
         }
@@ -286,7 +287,7 @@ impl Storage for World {
         let broken = self.burn();
         let len = if broken.is_ok() { bytes.len() } else { self.roll(bytes.len() as u64 + 1) as usize };
         let now_us = self.now_us;
-        let (text, at) = self.logs.entry((name, rotate::NAME.to_owned())).or_default();
+        let (text, at) = self.logs.entry((name, Stream::Access.file().to_owned())).or_default();
         let from = text.len().min(base as usize);
         text.resize(text.len().max(from + len), 0);
         text[from..from + len].copy_from_slice(&bytes[..len]);
@@ -441,7 +442,7 @@ fn check_traffic(world: &World) {
     let mut expected = Counted::default();
     for Written { at_us, site, .. } in &world.written {
         let days = expected.sites.entry((*site).to_owned()).or_default();
-        let one = Traffic { requests: 1, sent: 10, received: 1 };
+        let one = Traffic { requests: 1, sent: 10, received: 1, ..Traffic::default() };
         days.entry(Day::of_us(*at_us).iso()).or_default().add(one);
     }
     assert_eq!(counted, expected);

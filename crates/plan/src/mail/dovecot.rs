@@ -68,6 +68,7 @@ impl Settings {
         self.set("state_dir", format!("/var/lib/phalanx/{name}"));
         self.set("instance_name", format!("phalanx-{name}"));
         self.set("log_path", format!("{LOGS}/{name}.log"));
+        // In UTC, as the units have it; `logs::mail` reads it.
         self.set("log_timestamp", "\"%Y-%m-%dT%H:%M:%S \"");
         self.set("listen", "127.0.0.1");
         self.set("auth_mechanisms", "plain login");
@@ -114,6 +115,7 @@ fn mailboxes(mail: &MailSpec) -> String {
     conf.set("postmaster_address", format!("postmaster@{}", mail.host_name));
     conf.set("submission_host", format!("127.0.0.1:{}", port::FROM_MAILBOXES));
     conf.set("recipient_delimiter", "+");
+    conf.set("deliver_log_format", "\"msgid=%m, size=%p: %$\"");
     tls(&mut conf);
     storage(&mut conf);
     plugins(&mut conf);

@@ -176,7 +176,7 @@ fn main_cf(mail: &MailSpec, instance: &Instance) -> String {
     cf.set("smtpd_forbid_unauth_pipelining", "yes");
     cf.set("smtpd_data_restrictions", "reject_unauth_pipelining");
     cf.set("smtpd_command_filter", format!("regexp:{LIVE}/{DIRECTORY}/commands"));
-    cf.set("smtpd_discard_ehlo_keywords", "chunking, etrn");
+    cf.set("smtpd_discard_ehlo_keywords", "silent-discard, chunking, etrn");
     cf.set("disable_vrfy_command", "yes");
     cf.set("smtpd_helo_required", "yes");
     cf.set("smtpd_delay_reject", "yes");

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::spec::mail::{HolderSpec, MailSecrets, MailboxesSpec, QueueSpec};
-use crate::spec::{MountSource, MountSpec, Work};
+use crate::spec::{LogsSpec, MountSource, MountSpec, Work};
 use expect_test::expect_file;
 use phalanx_model::Name;
 use phalanx_model::cluster::Role;
@@ -25,6 +25,7 @@ fn mail(holder: Option<u8>) -> MailSpec {
         (name(of), QueueSpec { number, mount })
     };
     MailSpec {
+        logs: LogsSpec::default(),
         cluster: name("mail"),
         host_name: "mail.example.net".parse().expect("a host name"),
         share: Some(MountSpec {

@@ -3,6 +3,7 @@
 use super::Place;
 use super::message::{Command, DownMessage, JoinReply, UpMessage};
 use super::{Batch, Snapshot};
+use crate::logs::stream::Stream;
 use crate::spec::ClusterSpec;
 use phalanx_model::share::Marker;
 use phalanx_model::{Name, Position};
@@ -66,6 +67,8 @@ pub enum FollowerEffect {
     TrafficKept {
         /// The share.
         source: Marker,
+        /// The stream.
+        stream: Stream,
         /// Up to this batch.
         upto: u64,
     },
@@ -125,7 +128,9 @@ impl Follower {
             DownMessage::EventsKept { ref server, .. } | DownMessage::Command { ref server, .. } => {
                 vec![FollowerEffect::Relay { server: server.clone(), message }]
             }
-            DownMessage::TrafficKept { source, upto } => vec![FollowerEffect::TrafficKept { source, upto }],
+            DownMessage::TrafficKept { source, stream, upto } => {
+                vec![FollowerEffect::TrafficKept { source, stream, upto }]
+            }
             DownMessage::Joined(reply) => vec![FollowerEffect::Joined(reply)],
             DownMessage::Elsewhere { place, why } => vec![FollowerEffect::GoTo { place, why }],
             DownMessage::Refused { why } => close(format!("the upstream refuses: {why}")),

@@ -2,6 +2,7 @@
 
 use super::route::Place;
 use crate::logs::batch::CountedPart;
+use crate::logs::stream::Stream;
 use crate::report::{NodeEvent, Report};
 use crate::spec::ClusterSpec;
 use phalanx_model::queue::QueueAct;
@@ -44,10 +45,12 @@ pub enum UpMessage {
         /// At most 100.
         events: Vec<NodeEvent>,
     },
-    /// What was counted of sites, on the share with this marker.
+    /// What was counted of sites and mail domains, in logs of one stream on the share with this marker.
     Traffic {
         /// The share.
         source: Marker,
+        /// The stream.
+        stream: Stream,
         /// What was counted since the last part that was added upstream.
         part: CountedPart,
     },
@@ -86,10 +89,12 @@ pub enum DownMessage {
         /// The last number.
         number: u64,
     },
-    /// Traffic of the share with this marker is added up to this number; the next part goes on from there.
+    /// Traffic of a stream of the share with this marker is added up to this number; the next part goes on from there.
     TrafficKept {
         /// The share.
         source: Marker,
+        /// The stream.
+        stream: Stream,
         /// The number of the last batch.
         upto: u64,
     },
@@ -162,22 +167,56 @@ pub enum Command {
         /// What.
         act: QueueAct,
     },
-    /// Read a part of a site's merged log. It changes nothing, so it is done as often as it is asked for.
+    /// Read a part of a merged log; answered with a [`LogText`] as JSON. It changes nothing, so it is done as often as it is asked for.
     ReadLog(LogPart),
+    /// Follow a message through the log of mail; answered with a [`Trace`](crate::logs::trace::Trace) as JSON.
+    TraceMail(TraceAsk),
 }
 
-/// Which part of a site's merged log.
+/// A merged log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MergedLog {
+    /// What a site was asked for.
+    Access(HostName),
+    /// What went wrong at a site.
+    Errors(HostName),
+    /// What the daemons of the mail cluster say.
+    Mail,
+}
+
+impl MergedLog {
+    /// The stream that it is of.
+    pub fn stream(&self) -> Stream {
+        match self {
+            Self::Access(_) => Stream::Access,
+            Self::Errors(_) => Stream::Errors,
+            Self::Mail => Stream::Mail,
+        }
+    }
+}
+
+/// Which message, in which days' logs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceAsk {
+    /// Its Message-ID.
+    pub message_id: String,
+    /// Today's log and those of so many days before.
+    pub days: u32,
+}
+
+/// Which part of a merged log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogPart {
-    /// The site.
-    pub site: HostName,
+    /// Which.
+    pub log: MergedLog,
     /// The file and the offset where the part before ended; without them the log's end.
     pub after: Option<(u64, u64)>,
     /// At most so many bytes.
     pub len_max: u32,
 }
 
-/// A part of a site's merged log, as JSON the answer to [`Command::ReadLog`].
+/// A part of a merged log, as JSON the answer to [`Command::ReadLog`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogText {
     /// The file, and where the part ends.

@@ -3,6 +3,7 @@
 use super::follower::same_point;
 use super::message::{DownMessage, UpMessage};
 use super::{Batch, Command, FRAME_LEN_MAX, JoinReply, Place, Snapshot};
+use crate::logs::stream::Stream;
 use crate::spec::ClusterSpec;
 use phalanx_model::share::Marker;
 use phalanx_model::{Name, Position, Site};
@@ -163,8 +164,8 @@ impl Upstream {
     }
 
     /// Traffic of a share is added up to `upto`.
-    pub fn on_traffic_kept(&self, source: Marker, upto: u64) -> Vec<UpstreamEffect> {
-        vec![UpstreamEffect::Send(DownMessage::TrafficKept { source, upto })]
+    pub fn on_traffic_kept(&self, source: Marker, stream: Stream, upto: u64) -> Vec<UpstreamEffect> {
+        vec![UpstreamEffect::Send(DownMessage::TrafficKept { source, stream, upto })]
     }
 
     /// Another is the follower's upstream now: names it, and ends the connection when that is sent.

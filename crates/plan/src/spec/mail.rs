@@ -1,6 +1,6 @@
 //! What a mail node should be.
 
-use super::{MountSource, MountSpec, kept_rights, mount_spec};
+use super::{LogsSpec, MountSource, MountSpec, kept_rights, logs_spec, mount_spec};
 use crate::rights::{KeptRight, queue_directory};
 use phalanx_model::cluster::{ClusterKind, Role};
 use phalanx_model::mail::MailProtocol;
@@ -41,6 +41,9 @@ pub struct MailSpec {
     pub all_queues: BTreeSet<Name>,
     /// What this node tells the others by the share, where it is the one that keeps it.
     pub kept_rights: Vec<KeptRight>,
+    /// What becomes of its daemons' logs.
+    #[serde(default)]
+    pub logs: LogsSpec,
     /// The master's address: what filters share is kept there.
     pub master: Ipv4Addr,
     /// What only the nodes of this cluster know.
@@ -148,6 +151,7 @@ pub(super) fn mail_spec(
             _ => vec![],
         },
         share,
+        logs: logs_spec(cluster, server),
         master: ip_of(&cluster.master),
         secrets: secrets?.clone(),
     };

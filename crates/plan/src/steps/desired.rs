@@ -114,7 +114,8 @@ impl Desired {
 }
 
 fn of_mail(base: Desired, spec: &NodeSpec, mail: &MailSpec) -> Desired {
-    let mut units = BTreeSet::from([Unit::Guard, Unit::Filter, Unit::Senders, Unit::Logins, Unit::MailRouter]);
+    let mut units =
+        BTreeSet::from([Unit::Guard, Unit::Logs, Unit::Filter, Unit::Senders, Unit::Logins, Unit::MailRouter]);
     let mut proven = vec![Unit::Logins, Unit::MailRouter];
     // Without a queue of its own it takes no mail; it knows who may log in, and leads to the mailboxes.
     if mail.queues.contains_key(&spec.server) {

@@ -49,7 +49,7 @@ fn lines_are_in_order_of_time_and_known_by_where_they_stood() {
     assert_eq!(gathered.merged_to_us, 40);
     assert_eq!(gathered.positions, [one.len() as u64, 2 * second as u64 + 1]);
     let count = gathered.sites[0].traffic[&Day(0)];
-    assert_eq!(count, Traffic { requests: 3, sent: 300, received: 21 });
+    assert_eq!(count, Traffic { requests: 3, sent: 300, received: 21, ..Traffic::default() });
     assert!(gathered.notes.is_empty() && !gathered.ended[0]);
 }
 

@@ -1,0 +1,236 @@
+//! From the files that daemons write to a segment, so that each line is in a segment once, whenever the process ends.
+//!
+//! Before anything is written to a segment, an [`Intent`] is made to last: which parts of which sources go to which place. What is written is a
+//! function of it and of those parts' bytes. Whoever finds an intent carries it out, again or for the first time: the same bytes at the
+//! same place.
+//!
+//! Deliberately absent: what lines mean, which is the reader's of each source ([`Take`]).
+
+use super::date::rfc3339;
+use super::segment::SegmentName;
+use phalanx_model::Name;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+
+/// A source is read in parts of so many bytes at most.
+pub const PART_LEN_MAX: u64 = 4 << 20;
+/// A segment that is so long is closed.
+pub const SEGMENT_LEN_MAX: u64 = 64 << 20;
+/// A line is cut after so many bytes.
+const TEXT_LEN_MAX: usize = 16 << 10;
+
+/// Where a source was read up to: a file that is moved aside and made anew is another file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct At {
+    /// Which file; 0 before the first.
+    pub file: u64,
+    /// So many bytes of it.
+    pub offset: u64,
+}
+
+/// A part of a source: whole lines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Where it begins; the same file as where it ends.
+    pub from: At,
+    /// Where it ends.
+    pub to: At,
+    /// A file that was lost before it was read to its end, so that its lines are missing.
+    #[serde(default)]
+    pub is_after_loss: bool,
+}
+
+/// What is about to be written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// The segment.
+    pub segment: SegmentName,
+    /// Its length before.
+    pub base: u64,
+    /// The time of its last line.
+    pub last_us: u64,
+    /// When it was planned, in microseconds since 1970: lines have no year.
+    pub now_us: u64,
+    /// What is read, by source.
+    pub parts: BTreeMap<String, Part>,
+    /// What the reader of lines remembers from before.
+    pub memory: Memory,
+}
+
+/// Messages whose size is not known yet, by queue id: the domain that hands them in. The oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory(VecDeque<(String, String)>);
+
+impl Memory {
+    /// More than ever wait between two lines of one message.
+    const LEN_MAX: usize = 10_000;
+
+    /// Remembers a message of a domain.
+    pub fn begin(&mut self, queue_id: &str, domain: &str) {
+        if self.0.len() >= Self::LEN_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((queue_id.to_owned(), domain.to_owned()));
+    }
+
+    /// Takes out whose message that is.
+    pub fn end(&mut self, queue_id: &str) -> Option<String> {
+        let at = self.0.iter().position(|(id, _)| id == queue_id)?;
+        self.0.remove(at).map(|(_, domain)| domain)
+    }
+}
+
+/// What a reader makes of a line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Take {
+    /// When it was written, in microseconds since 1970; none where the line does not say.
+    pub at_us: Option<u64>,
+    /// Whose it is and what it counts for, as [`super::line`] has it; empty for nobody's.
+    pub subject: String,
+    /// Bytes sent.
+    pub sent: u64,
+    /// Bytes received.
+    pub received: u64,
+    /// What the log gets.
+    pub text: String,
+}
+
+/// Reads a line of a source, without its end.
+pub trait Reader {
+    /// What it is; none where it is not worth a place.
+    fn take(&self, source: &str, line: &str, now_us: u64, memory: &mut Memory) -> Option<Take>;
+}
+
+/// What an intent comes to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Written {
+    /// The bytes that belong to the segment's base.
+    pub bytes: Vec<u8>,
+    /// The time of the last line.
+    pub last_us: u64,
+    /// What the reader remembers.
+    pub memory: Memory,
+}
+
+impl Intent {
+    /// What is to be written, from the bytes of each part.
+    pub fn carry_out(&self, node: &Name, reader: &impl Reader, texts: &BTreeMap<String, Vec<u8>>) -> Written {
+        let mut written = Written { bytes: Vec::new(), last_us: self.last_us, memory: self.memory.clone() };
+        if self.base == 0 {
+            let head = format!("# segment {} of {node}, begun {}\n", self.segment.stem(), rfc3339(self.now_us));
+            written.bytes.extend_from_slice(head.as_bytes());
+        }
+        let mut takes = Vec::new();
+        for (source, text) in texts {
+            if self.parts.get(source).is_some_and(|part| part.is_after_loss) {
+                let note = format!("# {source} was replaced before it was read to its end; lines of it are missing\n");
+                written.bytes.extend_from_slice(note.as_bytes());
+            }
+            let mut at_us = 0;
+            for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                let line = String::from_utf8_lossy(line);
+                let Some(take) = reader.take(source, &line, self.now_us, &mut written.memory) else { continue };
+                // A source's lines stay in their order.
+                at_us = take.at_us.unwrap_or(0).max(at_us);
+                takes.push((at_us, take));
+            }
+        }
+        takes.sort_by_key(|(at_us, _)| *at_us);
+        let mut bytes = String::new();
+        for (at_us, take) in takes {
+            // A segment's lines are in order.
+            written.last_us = written.last_us.max(at_us);
+            push(&mut bytes, node, written.last_us, &take);
+        }
+        written.bytes.extend_from_slice(bytes.as_bytes());
+        written
+    }
+}
+
+fn push(bytes: &mut String, node: &Name, at_us: u64, take: &Take) {
+    let Take { at_us: said_us, subject, sent, received, text } = take;
+    let subject = if subject.is_empty() { "-" } else { subject };
+    let said = rfc3339(said_us.unwrap_or(at_us));
+    let (seconds, micros) = (at_us / 1_000_000, at_us % 1_000_000);
+    write!(bytes, "{seconds}.{micros:06} {subject} {sent} {received} {said} {node} ")
+        .expect("a String takes everything");
+    let end = (0..=text.len().min(TEXT_LEN_MAX)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    bytes.extend(text[..end].chars().map(|c| if c.is_control() { '?' } else { c }));
+    bytes.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::line;
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Lines are `SECONDS TEXT`.
+    struct Plain;
+
+    impl Reader for Plain {
+        fn take(&self, source: &str, line: &str, _: u64, _: &mut Memory) -> Option<Take> {
+            let (at, text) = line.split_once(' ').unwrap_or(("", line));
+            let at_us = at.parse::<u64>().ok().map(|at| at * 1_000_000);
+            Some(Take { at_us, text: format!("{source}: {text}"), ..Take::default() })
+        }
+    }
+
+    fn intent(base: u64, last_us: u64) -> Intent {
+        let segment = format!("{:032x}-1.log", 7).parse().unwrap();
+        Intent { segment, base, last_us, now_us: 9_000_000, parts: BTreeMap::new(), memory: Memory::default() }
+    }
+
+    fn carry_out(intent: &Intent, texts: &[(&str, &[u8])]) -> Written {
+        let texts = texts.iter().map(|(source, text)| ((*source).to_owned(), text.to_vec())).collect();
+        intent.carry_out(&"mail1".parse().unwrap(), &Plain, &texts)
+    }
+
+    #[test]
+    fn lines_of_several_sources_are_in_order() {
+        let written =
+            carry_out(&intent(5, 2_000_000), &[("a", b"1 early\n3 three\n"), ("b", b"2 two\nodd\n\x07 bell\n")]);
+        let text = String::from_utf8(written.bytes).unwrap();
+        let expected = "2.000000 - 0 0 1970-01-01T00:00:01.000000Z mail1 a: early\n\
+                        2.000000 - 0 0 1970-01-01T00:00:02.000000Z mail1 b: two\n\
+                        2.000000 - 0 0 1970-01-01T00:00:02.000000Z mail1 b: odd\n\
+                        2.000000 - 0 0 1970-01-01T00:00:02.000000Z mail1 b: bell\n\
+                        3.000000 - 0 0 1970-01-01T00:00:03.000000Z mail1 a: three\n";
+        assert_eq!(text, expected);
+        assert_eq!(written.last_us, 3_000_000);
+    }
+
+    #[test]
+    fn a_segment_begins_with_its_name_and_says_what_is_missing() {
+        let mut intent = intent(0, 0);
+        let at = At { file: 1, offset: 0 };
+        intent.parts.insert("a".into(), Part { from: at, to: at, is_after_loss: true });
+        let text = String::from_utf8(carry_out(&intent, &[("a", b"1 x\n")]).bytes).unwrap();
+        assert!(text.starts_with("# segment 00000000000000000000000000000007-1 of mail1, begun 1970-01-01T00:00:09"));
+        assert!(text.contains("\n# a was replaced before it was read to its end"));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut memory = Memory::default();
+        for number in 0..=Memory::LEN_MAX {
+            memory.begin(&number.to_string(), "example.org");
+        }
+        assert_eq!((memory.end("0"), memory.end("1")), (None, Some("example.org".to_owned())));
+        assert_eq!(memory.end("1"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_become_lines_of_a_segment(bytes in prop::collection::vec(any::<u8>(), 0..200), base in 1_u64..9) {
+            let written = carry_out(&intent(base, 0), &[("a", &bytes)]);
+            let mut last = 0;
+            for line in written.bytes.split_inclusive(|byte| *byte == b'\n') {
+                let found = line::parse(line.strip_suffix(b"\n").expect("whole lines")).expect("a line");
+                prop_assert!(found.at_us >= last);
+                last = found.at_us;
+            }
+        }
+    }
+}
