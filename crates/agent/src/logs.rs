@@ -8,6 +8,7 @@
 
 mod collect;
 mod read;
+mod source;
 mod status;
 mod trace;
 mod work;
@@ -18,6 +19,7 @@ pub use trace::{trace, trace_aside};
 
 use anyhow::Context;
 use phalanx_plan::logs::LogsConfig;
+use phalanx_plan::logs::stream::Stream;
 use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,7 +52,12 @@ pub async fn run(config: &Path) -> anyhow::Result<()> {
                 Ok(config) => *shared.lock().unwrap_or_else(PoisonError::into_inner) = config,
                 Err(error) => tracing::error!("{error:#}; the former configuration stays in force"),
             },
-            _ = terminate.recv() => return collect::told_to_end(Path::new(STATE), &work::first_segment()?),
+            _ = terminate.recv() => {
+                let first = work::first_segment()?;
+                return Stream::ALL.into_iter().try_for_each(|stream| {
+                    collect::told_to_end(&Path::new(STATE).join(stream.to_string()), &first)
+                });
+            },
         }
     }
 }

@@ -93,10 +93,7 @@ async fn come_up(uid: Uid, unit: &str) -> anyhow::Result<()> {
     let begin = Instant::now();
     // A socket that was not there is the new one's: nobody else may listen there.
     while listening(uid).await?.is_subset(&before) {
-        ensure!(
-            begin.elapsed() < LISTEN_LIMIT,
-            "{unit} does not listen; see its journal and logs/error.log in the home"
-        );
+        ensure!(begin.elapsed() < LISTEN_LIMIT, "{unit} does not listen; see its journal");
         tokio::time::sleep(POLL).await;
     }
     Ok(())

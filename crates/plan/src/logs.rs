@@ -12,6 +12,7 @@
 pub mod batch;
 pub mod collect;
 pub mod date;
+pub mod errors;
 pub mod line;
 pub mod mail;
 pub mod merge;
@@ -81,7 +82,7 @@ pub struct LogsShare {
 impl LogsConfig {
     /// What `phalanx logs` of a web node does.
     pub fn of_web(node: Name, web: &WebSpec) -> Self {
-        Self::new(node, [Stream::Access].into(), web.share.as_ref(), &web.logs)
+        Self::new(node, [Stream::Access, Stream::Errors].into(), web.share.as_ref(), &web.logs)
     }
 
     /// What it does on a mail node.

@@ -267,7 +267,7 @@ async fn until_it_answers(cell: &Cell, uid: Uid, deadline: Instant) -> Result<()
             next_look = now + LOOK;
             if let Some(state) = systemd::failure(uid).await.map_err(|e| failed(&e))? {
                 let unit = format!("phalanx-httpd@{uid}.service");
-                let why = format!("{unit} did not start ({state}); see its journal and logs/error.log in the home");
+                let why = format!("{unit} did not start ({state}); see its journal");
                 return Err(retry(why));
             }
         }

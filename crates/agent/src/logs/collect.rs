@@ -1,19 +1,16 @@
-//! Collecting what daemons write to their own files into segments of this node: see [`phalanx_plan::logs::collect`].
-//!
-//! Files may be moved aside to `NAME.1` and made anew at any time, as logrotate(8) does; they must not be truncated.
+//! Collecting what daemons write into segments of this node: see [`phalanx_plan::logs::collect`].
 
+use super::source::{News, Source};
 use crate::keep;
 use anyhow::Context;
 use phalanx_host::atomic;
 use phalanx_model::Name;
-use phalanx_plan::logs::collect::{At, Intent, Memory, PART_LEN_MAX, Part, Reader, SEGMENT_LEN_MAX, Written};
+use phalanx_plan::logs::collect::{At, Intent, Memory, Part, Reader, SEGMENT_LEN_MAX, Written};
 use phalanx_plan::logs::segment::{END, SegmentName};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::fs::OpenOptions;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 /// What is about to be written, and by that where it is.
 const INTENT: &str = "intent.json";
@@ -25,7 +22,7 @@ pub struct Collector<R> {
     node: Name,
     reader: R,
     /// By name.
-    sources: BTreeMap<String, PathBuf>,
+    sources: BTreeMap<String, Source>,
     /// Where segments are written.
     segments: PathBuf,
     /// Where the intent is kept.
@@ -45,13 +42,16 @@ struct Place {
 
 impl<R: Reader> Collector<R> {
     /// A collector of these sources.
-    pub fn new(node: Name, reader: R, sources: BTreeMap<String, PathBuf>, segments: &Path, state: &Path) -> Self {
+    pub fn new(node: Name, reader: R, sources: BTreeMap<String, Source>, segments: &Path, state: &Path) -> Self {
         Self { node, reader, sources, segments: segments.to_owned(), state: state.to_owned(), place: None }
     }
 
     /// Whether it collects for this node, with this reader.
-    pub fn is_of(&self, node: &Name, is_same: impl Fn(&R) -> bool) -> bool {
-        self.node == *node && is_same(&self.reader)
+    pub fn is_of(&self, node: &Name, reader: &R) -> bool
+    where
+        R: PartialEq,
+    {
+        self.node == *node && self.reader == *reader
     }
 
     /// Collects what is new. `first` is the first segment of this boot. Returns whether there is more right now.
@@ -60,13 +60,13 @@ impl<R: Reader> Collector<R> {
             Some(place) => place,
             None => self.begin(first)?,
         };
-        let mut parts = BTreeMap::new();
+        let (mut parts, mut texts) = (BTreeMap::new(), BTreeMap::new());
         let mut has_more = false;
-        for (source, path) in &self.sources {
-            let from = place.at.get(source).copied().unwrap_or_default();
-            let (part, is_cut) = part(path, from)?;
+        for (name, source) in &self.sources {
+            let News { part, text, is_cut } = source.news(place.at.get(name).unwrap_or(&At::Start))?;
             has_more |= is_cut;
-            parts.insert(source.clone(), part);
+            parts.insert(name.clone(), part);
+            texts.insert(name.clone(), text);
         }
         if parts.values().all(|part| part.from == part.to && !part.is_after_loss) {
             self.place = Some(place);
@@ -84,7 +84,7 @@ impl<R: Reader> Collector<R> {
             memory: place.memory,
         };
         keep::store(&self.state.join(INTENT), &intent)?;
-        self.place = Some(self.carry_out(intent)?);
+        self.place = Some(self.carry_out(intent, &texts)?);
         Ok(has_more)
     }
 
@@ -104,7 +104,13 @@ impl<R: Reader> Collector<R> {
                 memory: Memory::default(),
             });
         };
-        let place = self.carry_out(intent)?;
+        let mut texts = BTreeMap::new();
+        for (name, Part { from, to, .. }) in &intent.parts {
+            // An earlier version may have had more of them.
+            let Some(source) = self.sources.get(name) else { continue };
+            texts.insert(name.clone(), source.read(from, to)?);
+        }
+        let place = self.carry_out(intent, &texts)?;
         if place.segment.is_of_boot_of(first) {
             return Ok(place);
         }
@@ -124,14 +130,8 @@ impl<R: Reader> Collector<R> {
         self.write(&place.segment, place.len, format!("{END}\n").as_bytes())
     }
 
-    fn carry_out(&self, intent: Intent) -> anyhow::Result<Place> {
-        let mut texts = BTreeMap::new();
-        for (source, Part { from, to, .. }) in &intent.parts {
-            // An earlier version may have had more of them.
-            let Some(path) = self.sources.get(source) else { continue };
-            texts.insert(source.clone(), read(path, *from, *to)?);
-        }
-        let Written { bytes, last_us, memory } = intent.carry_out(&self.node, &self.reader, &texts);
+    fn carry_out(&self, intent: Intent, texts: &BTreeMap<String, Vec<u8>>) -> anyhow::Result<Place> {
+        let Written { bytes, last_us, memory } = intent.carry_out(&self.node, &self.reader, texts);
         self.write(&intent.segment, intent.base, &bytes)?;
         let at = intent.parts.into_iter().map(|(source, part)| (source, part.to)).collect();
         Ok(Place { segment: intent.segment, len: intent.base + bytes.len() as u64, last_us, at, memory })
@@ -153,82 +153,6 @@ impl<R: Reader> Collector<R> {
 pub fn told_to_end(state: &Path, first: &SegmentName) -> anyhow::Result<()> {
     std::fs::create_dir_all(state).with_context(|| format!("making {}", state.display()))?;
     keep::store(&state.join(ENDED), &first.boot())
-}
-
-/// What is new in a source, whole lines, and whether there is more.
-fn part(path: &Path, from: At) -> anyhow::Result<(Part, bool)> {
-    let nothing = Part { from, to: from, is_after_loss: false };
-    let Some((file, id)) = open(path)? else { return Ok((nothing, false)) };
-    if from.file == id || from.file == 0 {
-        let from = At { file: id, offset: if from.file == 0 { 0 } else { from.offset } };
-        return whole_lines(&file, path, from, false);
-    }
-    // Another file has its place: the rest of the one before comes first.
-    if let Some((aside, _)) = open(&aside(path))?.filter(|(_, id)| *id == from.file) {
-        let (part, has_more) = whole_lines(&aside, path, from, true)?;
-        if part.from != part.to {
-            return Ok((part, has_more));
-        }
-        return whole_lines(&file, path, At { file: id, offset: 0 }, false);
-    }
-    let (part, has_more) = whole_lines(&file, path, At { file: id, offset: 0 }, false)?;
-    Ok((Part { is_after_loss: true, ..part }, has_more))
-}
-
-/// From `from` on; `is_over`: nothing is written to it any more, so that its last line may be without an end.
-fn whole_lines(file: &File, path: &Path, from: At, is_over: bool) -> anyhow::Result<(Part, bool)> {
-    let looking = || format!("reading {}", path.display());
-    let len = file.metadata().with_context(looking)?.len();
-    let wanted = len.saturating_sub(from.offset).min(PART_LEN_MAX);
-    let mut text = vec![0; usize::try_from(wanted)?];
-    file.read_exact_at(&mut text, from.offset).with_context(looking)?;
-    let is_all = from.offset + wanted >= len;
-    let whole = match memchr::memrchr(b'\n', &text) {
-        _ if is_over && is_all => text.len(),
-        Some(end) => end + 1,
-        // Nobody writes such a line; it is taken in pieces.
-        None if !is_all => text.len(),
-        None => 0,
-    };
-    let to = At { offset: from.offset + whole as u64, ..from };
-    Ok((Part { from, to, is_after_loss: false }, !is_all))
-}
-
-/// The bytes of a part, wherever its file is by now.
-fn read(path: &Path, from: At, to: At) -> anyhow::Result<Vec<u8>> {
-    if from == to {
-        return Ok(Vec::new());
-    }
-    for path in [path.to_owned(), aside(path)] {
-        if let Some((file, _)) = open(&path)?.filter(|(_, id)| *id == to.file) {
-            let mut text = vec![0; usize::try_from(to.offset - from.offset)?];
-            file.read_exact_at(&mut text, from.offset).with_context(|| format!("reading {}", path.display()))?;
-            return Ok(text);
-        }
-    }
-    // It was removed between the intent and now; what a crash left of it in the segment stays.
-    tracing::warn!("{} was moved aside twice before it was read to its end", path.display());
-    Ok(Vec::new())
-}
-
-fn open(path: &Path) -> anyhow::Result<Option<(File, u64)>> {
-    match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        opened => {
-            let file = opened.with_context(|| format!("opening {}", path.display()))?;
-            let seen = file.metadata().with_context(|| format!("looking at {}", path.display()))?;
-            // The number of a file that was removed is soon another's; when it was made tells them apart, where the file system knows.
-            let made = seen.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-            let made_ns = u64::try_from(made.as_nanos()).unwrap_or_default();
-            Ok(Some((file, seen.ino().rotate_left(40) ^ made_ns)))
-        }
-    }
-}
-
-fn aside(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".1");
-    PathBuf::from(name)
 }
 
 #[cfg(test)]
@@ -264,7 +188,7 @@ mod tests {
         }
 
         fn collector(&self) -> Collector<Plain> {
-            let sources = BTreeMap::from([("a".to_owned(), self.path("a.log"))]);
+            let sources = BTreeMap::from([("a".to_owned(), Source::File(self.path("a.log")))]);
             Collector::new(
                 "mail1".parse().expect("a name"),
                 Plain,

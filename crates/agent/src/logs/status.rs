@@ -2,6 +2,7 @@
 
 use super::RUN;
 use phalanx_host::{atomic, facts};
+use phalanx_plan::logs::stream::Stream;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,7 +23,7 @@ pub struct Status {
     pub failing: String,
     /// Since when that is so.
     pub failing_since_ms: u64,
-    /// The sites whose logs took nothing: why, and when it was seen last.
+    /// The logs of sites that took nothing: why, and when it was seen last.
     pub refused: BTreeMap<String, (String, u64)>,
 }
 
@@ -47,9 +48,10 @@ impl Status {
     }
 
     /// Notes a log that took nothing.
-    pub fn refuse(&mut self, site: String, why: String) {
+    pub fn refuse(&mut self, stream: Stream, site: &str, why: String) {
+        let site = format!("{} log of {site}", stream.file().trim_end_matches(".log"));
         if !self.refused.contains_key(&site) {
-            tracing::warn!(site, "an access log took no lines: {why}");
+            tracing::warn!("the {site} took no lines: {why}");
         }
         if self.refused.len() < 10_000 || self.refused.contains_key(&site) {
             self.refused.insert(site, (why, facts::boottime_ms()));
@@ -67,14 +69,14 @@ impl Status {
         let age_ms = now_ms.saturating_sub(self.at_boottime_ms);
         let mut problems = Vec::new();
         if age_ms > AGE_MS_MAX {
-            problems.push(format!("access logs have not been shipped for {} s", age_ms / 1_000));
+            problems.push(format!("logs have not been shipped for {} s", age_ms / 1_000));
         } else if !self.failing.is_empty() && now_ms.saturating_sub(self.failing_since_ms) > AGE_MS_MAX {
-            problems.push(format!("access logs wait: {}", self.failing));
+            problems.push(format!("logs wait: {}", self.failing));
         }
         let refused = self.refused.iter().take(REFUSALS_MAX);
-        problems.extend(refused.map(|(site, (why, _))| format!("the access log of {site} takes no lines: {why}")));
+        problems.extend(refused.map(|(site, (why, _))| format!("the {site} takes no lines: {why}")));
         if self.refused.len() > REFUSALS_MAX {
-            problems.push(format!("{} more access logs take no lines", self.refused.len() - REFUSALS_MAX));
+            problems.push(format!("{} more logs take no lines", self.refused.len() - REFUSALS_MAX));
         }
         problems
     }
@@ -96,12 +98,13 @@ mod tests {
         let mut status = Status { at_boottime_ms: 100_000, failing: "the share hangs".into(), ..Status::default() };
         status.failing_since_ms = 90_000;
         assert!(status.problems(101_000).is_empty());
-        assert_eq!(status.problems(155_000), ["access logs wait: the share hangs"]);
-        assert_eq!(status.problems(200_000), ["access logs have not been shipped for 100 s"]);
-        status.refused = (0..22).map(|n| (format!("s{n}.org"), ("it is a directory".into(), 0))).collect();
+        assert_eq!(status.problems(155_000), ["logs wait: the share hangs"]);
+        assert_eq!(status.problems(200_000), ["logs have not been shipped for 100 s"]);
+        status.refused =
+            (0..22).map(|n| (format!("access log of s{n}.org"), ("it is a directory".into(), 0))).collect();
         let problems = status.problems(101_000);
         assert_eq!(problems.len(), 21);
         assert_eq!(problems[0], "the access log of s0.org takes no lines: it is a directory");
-        assert_eq!(problems[20], "2 more access logs take no lines");
+        assert_eq!(problems[20], "2 more logs take no lines");
     }
 }

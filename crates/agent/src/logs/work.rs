@@ -2,17 +2,22 @@
 
 use super::STATE;
 use super::collect::Collector;
+use super::source::Source;
 use super::status::Status;
 use crate::check::guard_refusal;
 use anyhow::Context;
 use phalanx_host::directory::{self, Reader};
 use phalanx_host::facts;
 use phalanx_host::logs::{LogShare, MergeStorage, NodeDepot};
+use phalanx_model::Name;
+use phalanx_plan::logs::collect;
+use phalanx_plan::logs::errors::{self, SiteErrors};
 use phalanx_plan::logs::mail::{self, MailReader};
 use phalanx_plan::logs::segment::SegmentName;
 use phalanx_plan::logs::stream::Stream;
 use phalanx_plan::logs::{LogsConfig, LogsShare, round, ship};
 use phalanx_plan::mail::LOGS;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -27,12 +32,13 @@ pub struct Worker {
     status: Status,
     directory: Option<Reader>,
     mail: Option<Collector<MailReader>>,
+    errors: Option<Collector<SiteErrors>>,
 }
 
 impl Worker {
     /// A worker that follows this configuration.
     pub fn new(config: Arc<Mutex<LogsConfig>>) -> Self {
-        Self { config, status: Status::default(), directory: None, mail: None }
+        Self { config, status: Status::default(), directory: None, mail: None, errors: None }
     }
 
     /// Works until the process ends.
@@ -56,27 +62,20 @@ impl Worker {
 
     /// What daemons say goes into segments whether or not the share is there.
     fn collect(&mut self, config: &LogsConfig, first: &SegmentName) -> anyhow::Result<()> {
-        if !config.streams.contains(&Stream::Mail) {
-            self.mail = None;
-            return Ok(());
-        }
-        let reader = MailReader { balancers: config.balancers.clone() };
-        let is_same = |other: &MailReader| other.balancers == reader.balancers;
-        let collector = match &mut self.mail {
-            Some(collector) if collector.is_of(&config.node, is_same) => collector,
-            other => {
-                let source = |name: &str| (name.to_owned(), Path::new(LOGS).join(format!("{name}.log")));
-                let sources = mail::SOURCES.into_iter().map(source).collect();
-                let segments = Path::new(Stream::Mail.local());
-                other.insert(Collector::new(config.node.clone(), reader, sources, segments, Path::new(STATE)))
-            }
-        };
-        for _ in 0..BATCHES_MAX {
-            if !collector.round(first, unix_us())? {
-                break;
-            }
-        }
-        Ok(())
+        let has = |stream| config.streams.contains(&stream);
+        let file = |name: &str| (name.to_owned(), Source::File(Path::new(LOGS).join(format!("{name}.log"))));
+        let reader = has(Stream::Mail).then(|| MailReader { balancers: config.balancers.clone() });
+        let mail = || mail::SOURCES.into_iter().map(file).collect();
+        round_of(&mut self.mail, reader, &config.node, mail, Stream::Mail, first)?;
+        let journal = || [("journal".to_owned(), Source::Journal(errors::IDENTIFIER))].into();
+        round_of(
+            &mut self.errors,
+            has(Stream::Errors).then_some(SiteErrors),
+            &config.node,
+            journal,
+            Stream::Errors,
+            first,
+        )
     }
 
     fn stream(&mut self, config: &LogsConfig, stream: Stream, first: &SegmentName) -> anyhow::Result<()> {
@@ -94,7 +93,7 @@ impl Worker {
             let outcome = round::round(&mut storage, stream, grant, &config.nodes, unix_us())?;
             self.directory = Some(reader);
             for (site, why) in outcome.refused {
-                self.status.refuse(site, why);
+                self.status.refuse(stream, &site, why);
             }
             outcome.gaps.iter().for_each(|gap| tracing::warn!("{}", gap.trim_end()));
             if !outcome.has_more {
@@ -105,6 +104,34 @@ impl Worker {
         }
         crate::traffic::hand_over(&opened, marker, stream)
     }
+}
+
+/// Lets the collector of a stream, if the node has that, collect what is new; one for another node or reader begins anew.
+fn round_of<R: collect::Reader + PartialEq>(
+    collector: &mut Option<Collector<R>>,
+    reader: Option<R>,
+    node: &Name,
+    sources: impl FnOnce() -> BTreeMap<String, Source>,
+    stream: Stream,
+    first: &SegmentName,
+) -> anyhow::Result<()> {
+    let Some(reader) = reader else {
+        *collector = None;
+        return Ok(());
+    };
+    let collector = match collector {
+        Some(collector) if collector.is_of(node, &reader) => collector,
+        other => {
+            let state = Path::new(STATE).join(stream.to_string());
+            other.insert(Collector::new(node.clone(), reader, sources(), Path::new(stream.local()), &state))
+        }
+    };
+    for _ in 0..BATCHES_MAX {
+        if !collector.round(first, unix_us())? {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// The share, if the guard vouches for it and it is the right one.

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 const SITES: [(&str, &str); 2] = [("one", "one.example.org"), ("two", "two.example.org")];
 /// The account of a customer who puts a directory into the place of his log.
 const EVIL: (&str, &str) = ("evil", "evil.example.org");
+/// What a program says went wrong, where one asks it to.
+const BAD_PHP: &str = "<?php error_log('it went wrong: ' . $_GET['at']); echo 'it did';";
 /// Requests a second and site, and for how long.
 const RATE: u32 = 220;
 const LOAD: Duration = Duration::from_secs(50);
@@ -101,7 +103,7 @@ fn strike_all(figure: &Figure, dice: &mut Dice, until: Instant) -> Result<()> {
 
 fn set_up(figure: &Figure) -> Result<()> {
     for (account, site) in SITES.iter().chain([&EVIL]) {
-        figure.site(account, site, &[("page.txt", "a page")])?;
+        figure.site(account, site, &[("page.txt", "a page"), ("bad.php", BAD_PHP)])?;
     }
     // Before there is a line.
     figure.put(EVIL.0, &format!("logs/{}/access.log/mine", EVIL.1), "a directory in its place")?;
@@ -207,6 +209,36 @@ fn the_panel_shows_it(figure: &Figure) -> Result<()> {
     Ok(())
 }
 
+/// What goes wrong at a site on either node is in the site's one error log, each message once, with its node.
+fn errors_are_merged(figure: &Figure) -> Result<()> {
+    let (account, site) = SITES[0];
+    for number in 0..4 {
+        for node in NODES {
+            figure.node_answers(node, site, &format!("/bad.php?at={node}-{number}-"), "it did")?;
+            if number == 1 {
+                figure.host(node).text("systemctl kill --kill-whom=main --signal=KILL phalanx-logs")?;
+            }
+        }
+    }
+    let path = format!("/srv/nas/web/home/{account}/logs/{site}/error.log");
+    let text = eventually(MERGED_LIMIT, "that errors are merged", || {
+        let text = figure.host("nas").text(&format!("cat {path}"))?;
+        for node in NODES {
+            for number in 0..4 {
+                let said = format!("it went wrong: {node}-{number}-");
+                let lines: Vec<&str> = text.lines().filter(|line| line.contains(&said)).collect();
+                ensure!(lines.len() == 1, "{} lines with {said}: {text}", lines.len());
+                ensure!(lines[0].split(' ').nth(1) == Some(node), "it names its node: {}", lines[0]);
+            }
+        }
+        Ok(text)
+    })?;
+    println!("{}", text.lines().next().unwrap_or_default());
+    let shown = figure.phalanx(&format!("site log {site} --errors --lines 20"))?;
+    ensure!(shown.contains("it went wrong: web2-3-"), "{shown}");
+    Ok(())
+}
+
 fn the_customer_is_told(figure: &Figure) -> Result<()> {
     eventually(Duration::from_secs(20), "the refusal in the master's report", || {
         let report = figure.report("web1")?;
@@ -244,6 +276,7 @@ fn logs() -> Result<()> {
         counts_agree(figure, &on_disk, &answers)?;
         goaccess_reads_it(figure, &merged)?;
         the_panel_shows_it(figure)?;
+        errors_are_merged(figure)?;
         println!("{} lines, {} in late blocks", merged.lines.len(), merged.late);
         figure.settled(&NODES)
     })

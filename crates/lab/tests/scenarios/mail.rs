@@ -4,6 +4,7 @@ mod checkers;
 mod clients;
 mod flow;
 mod hostile;
+mod logs;
 mod one_node;
 mod queues;
 mod refuses;

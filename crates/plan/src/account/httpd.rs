@@ -2,6 +2,7 @@
 
 use super::{PHP_SOCKET, Workers, home};
 use crate::directive::HttpdWriter;
+use crate::logs::errors;
 use crate::spec::WebSpec;
 use phalanx_model::account::ACCOUNT_PORT;
 use phalanx_model::{Account, Site};
@@ -122,8 +123,7 @@ fn content(w: &mut HttpdWriter) {
 
 /// One account's `httpd.conf`. `common` is the path of the shared part: [`super::HTTPD_COMMON`], or a staged one that is to be checked.
 ///
-/// The error log is standard error, which the unit appends to the account's `logs/error.log`: httpd's checker wants the log's
-/// directory, and outside the account's file system the home is elsewhere.
+/// Errors go to the machine's journal, each with its site's name, and from there into the site's own log: see [`crate::logs::errors`].
 pub fn httpd_conf(account: &Account, sites: &[Site], common: &str) -> String {
     let home = home(&account.name);
     let mut w = HttpdWriter::new(&format!("Written by Phalanx. The web server of account {}.", account.name));
@@ -135,7 +135,8 @@ pub fn httpd_conf(account: &Account, sites: &[Site], common: &str) -> String {
     w.directive("Listen", &[&format!("{}:{ACCOUNT_PORT}", account.uid.loopback())]);
     // Names of one label: no site can have them.
     w.directive("ServerName", &[&"account"]);
-    w.directive("ErrorLog", &[&"/proc/self/fd/2"]);
+    w.directive("ErrorLog", &[&format!("syslog:user:{}", errors::IDENTIFIER)]);
+    w.directive("ErrorLogFormat", &[&errors::FORMAT]);
     w.section("Directory", &[&home], |w| {
         w.directive("AllowOverride", &[&"All"]);
         w.directive("Options", &[&"FollowSymLinks"]);

@@ -8,7 +8,7 @@ use phalanx_model::Account;
 ///
 /// systemd makes the socket and hands it over (`FPM_SOCKETS` in `phalanx-php@.service`), so that FPM starts with the first request. Its
 /// own log goes to standard error, which the unit appends to the account's `logs/php.log`: a path in the home would make the
-/// checker fail outside the account's file system. Values that a site's own `.user.ini` or `ini_set` may change are `php_value`.
+/// checker fail outside the account's file system. What a site's programs log goes to httpd with the request. Values that a site's own `.user.ini` or `ini_set` may change are `php_value`.
 pub fn php_fpm_conf(account: &Account) -> String {
     let home = home(&account.name);
     let Workers { php_children, .. } = Workers::within(&account.limits);
@@ -37,7 +37,6 @@ pub fn php_fpm_conf(account: &Account) -> String {
     w.value("catch_workers_output", &"yes");
     w.value("decorate_workers_output", &"no");
     w.value("security.limit_extensions", &".php .phar .phtml");
-    w.value("php_value[error_log]", &format!("{home}/logs/php.log"));
     w.value("php_value[log_errors]", &1);
     w.value("php_value[session.save_path]", &format!("{home}/sessions"));
     w.value("php_value[session.gc_probability]", &1);

@@ -42,7 +42,8 @@ fn httpd_conf_of_an_account() {
         ListenCoresBucketsRatio 4096
         Listen 127.64.0.1:808
         ServerName account
-        ErrorLog /proc/self/fd/2
+        ErrorLog syslog:user:phalanx-site
+        ErrorLogFormat "%v [%-m:%l] [pid %P] [client\\ %a] %M"
         <Directory /home/alice>
             AllowOverride All
             Options FollowSymLinks
@@ -98,7 +99,6 @@ fn php_fpm_conf_of_an_account() {
         catch_workers_output = yes
         decorate_workers_output = no
         security.limit_extensions = ".php .phar .phtml"
-        php_value[error_log] = /home/alice/logs/php.log
         php_value[log_errors] = 1
         php_value[session.save_path] = /home/alice/sessions
         php_value[session.gc_probability] = 1

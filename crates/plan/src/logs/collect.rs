@@ -1,4 +1,4 @@
-//! From the files that daemons write to a segment, so that each line is in a segment once, whenever the process ends.
+//! From what daemons write to their own files, or to the machine's journal, to a segment, so that each line is in a segment once, whenever the process ends.
 //!
 //! Before anything is written to a segment, an [`Intent`] is made to last: which parts of which sources go to which place. What is written is a
 //! function of it and of those parts' bytes. Whoever finds an intent carries it out, again or for the first time: the same bytes at the
@@ -20,19 +20,31 @@ pub const SEGMENT_LEN_MAX: u64 = 64 << 20;
 /// A line is cut after so many bytes.
 const TEXT_LEN_MAX: usize = 16 << 10;
 
-/// Where a source was read up to: a file that is moved aside and made anew is another file.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct At {
-    /// Which file; 0 before the first.
-    pub file: u64,
-    /// So many bytes of it.
-    pub offset: u64,
+/// Where a source was read up to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum At {
+    /// Nowhere yet.
+    #[default]
+    Start,
+    /// In a file. One that is moved aside and made anew is another file.
+    File {
+        /// Which.
+        id: u64,
+        /// So many bytes of it.
+        offset: u64,
+    },
+    /// In the machine's journal, after the entry with this cursor.
+    Entry {
+        /// As journalctl(1) writes it.
+        cursor: String,
+    },
 }
 
 /// A part of a source: whole lines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
-    /// Where it begins; the same file as where it ends.
+    /// Where it begins; in the same file as where it ends.
     pub from: At,
     /// Where it ends.
     pub to: At,
@@ -204,8 +216,8 @@ mod tests {
     #[test]
     fn a_segment_begins_with_its_name_and_says_what_is_missing() {
         let mut intent = intent(0, 0);
-        let at = At { file: 1, offset: 0 };
-        intent.parts.insert("a".into(), Part { from: at, to: at, is_after_loss: true });
+        let part = Part { from: At::Start, to: At::Start, is_after_loss: true };
+        intent.parts.insert("a".into(), part);
         let text = String::from_utf8(carry_out(&intent, &[("a", b"1 x\n")]).bytes).unwrap();
         assert!(text.starts_with("# segment 00000000000000000000000000000007-1 of mail1, begun 1970-01-01T00:00:09"));
         assert!(text.contains("\n# a was replaced before it was read to its end"));

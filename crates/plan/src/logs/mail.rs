@@ -19,7 +19,7 @@ pub const SOURCES: [&str; 3] = ["postfix", "mailboxes", "logins"];
 pub const SIZE: &str = " size=";
 
 /// Reads lines of a mail node.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MailReader {
     /// The addresses of balancers.
     pub balancers: BTreeSet<Ipv4Addr>,

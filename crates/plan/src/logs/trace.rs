@@ -120,6 +120,7 @@ impl Tracer {
     pub fn finish(self) -> Trace {
         let mut trace = self.trace;
         trace.lines.sort_by(|a, b| a.at.cmp(&b.at));
+        trace.lines.chunk_by_mut(|a, b| a.at == b.at).for_each(in_order_of_a_second);
         trace.recipients = self.fates.into_values().collect();
         trace
     }
@@ -144,6 +145,21 @@ impl Tracer {
         let queue_id = id.map(str::to_owned);
         self.trace.lines.push(TracedLine { at: parts.at.to_owned(), node: parts.node.to_owned(), queue_id, text });
     }
+}
+
+/// Daemons write whole seconds. Within one a mailbox stores before Postfix says that it has.
+fn in_order_of_a_second(lines: &mut [TracedLine]) {
+    let has_answer = |line: &TracedLine| line.queue_id.is_some() && line.text.contains(", status=");
+    let answered = lines.iter().filter(|line| line.queue_id.is_some()).position(has_answer);
+    let answered = answered.unwrap_or(usize::MAX);
+    let mut queued = 0;
+    lines.sort_by_cached_key(|line| {
+        if line.queue_id.is_none() {
+            return (answered, 0, 0);
+        }
+        queued += 1;
+        (queued - 1, 1, queued)
+    });
 }
 
 /// `TIME NODE TAG: SAID SEGMENT OFFSET`.
@@ -208,8 +224,8 @@ mod tests {
 2026-11-28T16:00:50.000000Z mail2 postfix/smtpd[1]: Q1: client=w[192.0.2.1] s 0
 2026-11-28T16:00:50.000000Z mail2 postfix/cleanup[1]: Q1: message-id=<m@far.example> s 10
 2026-11-28T16:00:50.000000Z mail2 postfix/cleanup[1]: Q2: message-id=<other@far.example> s 20
-2026-11-28T16:00:51.000000Z mail2 postfix/qmgr[1]: Q1: from=<ann@far.example>, size=301, nrcpt=2 (queue active) s 30
-2026-11-28T16:00:51.000000Z mail1 dovecot: lmtp(info@example.org)<7><s>: Info: msgid=<m@far.example>, size=301: saved mail to INBOX s 40
+2026-11-28T16:00:52.000000Z mail1 dovecot: lmtp(info@example.org)<7><s>: Info: msgid=<m@far.example>, size=301: saved mail to INBOX s 40
+2026-11-28T16:00:52.000000Z mail2 postfix/qmgr[1]: Q1: from=<ann@far.example>, size=301, nrcpt=2 (queue active) s 30
 2026-11-28T16:00:51.000000Z mail1 dovecot: imap(a)<7><s>: Info: said msgid=<m@far.example>: saved mail to x s 50
 2026-11-28T16:00:52.000000Z mail2 postfix/lmtp[1]: Q1: to=<info@example.org>, relay=127.0.0.1[127.0.0.1]:10025, status=sent (250 Saved) s 60
 2026-11-28T16:00:52.000000Z mail2 postfix/smtp[1]: Q1: to=<bob@far.example>, orig_to=<fwd@example.org>, relay=127.0.0.1[127.0.0.1]:10026, status=sent (250 queued as Q3) s 70

@@ -153,15 +153,18 @@ fn aimed(scene: &Scene, text: &str, aim: Aim, here: &str) -> Result<String> {
 fn play(scene: &Scene, tricks: &[Trick]) -> Result<Vec<Played>> {
     let mut script = TRICK_BASE.to_owned();
     let (address, eve) = (scene.figure.address(NODE)?, &scene.eve);
-    let mut ask = "cd /srv/phalanx/content/home/eve/logs; touch php.log; size() { stat -c %s $1; }\n".to_owned();
+    let mut ask = format!(
+        "log() {{ journalctl --sync; journalctl --quiet -u 'phalanx-httpd*@{0}.service' -u phalanx-php@{0}.service \"$@\"; }}\n",
+        eve.uid
+    );
     for (number, Trick { path, rules, .. }) in tricks.iter().enumerate() {
         script += &format!(
             "rm -rf t{number}; cp -a base t{number}\ncat > t{number}/.htaccess <<'END-OF-TRICK'\n{rules}\nEND-OF-TRICK\n"
         );
         ask += &format!(
-            "e=$(size error.log) p=$(size php.log)
+            "at=$(log --lines=1 --show-cursor --output=cat | sed -n 's/^-- cursor: //p')
             curl -si -m 10 -u thief:open -H 'Host: {}' 'http://{address}/t{number}/{path}'; printf '\\036'
-            tail -c +$((e + 1)) error.log; tail -c +$((p + 1)) php.log; printf '\\036'\n",
+            log --after-cursor=\"$at\" --output=cat; printf '\\036'\n",
             eve.site
         );
         // php-fpm keeps for later requests what one of them brought of settings: those are Eve's own.
