@@ -90,14 +90,13 @@ impl Storage for MergeStorage<'_> {
         Ok(names.iter().filter(|name| !OTHERS.contains(&name.as_str())).filter_map(|name| name.parse().ok()).collect())
     }
 
-    fn segments(&mut self, node: &Name) -> Result<Vec<(SegmentName, u64)>, StorageError> {
-        let mut segments = Vec::new();
-        for name in self.share.segments(node)? {
-            let path = self.share.path.join(node.as_str()).join(name.to_string());
-            let len = self.open(node, &name)?.metadata().map_err(failed(&path, "looking at it"))?.len();
-            segments.push((name, len));
-        }
-        Ok(segments)
+    fn segments(&mut self, node: &Name) -> Result<Vec<SegmentName>, StorageError> {
+        Ok(self.share.segments(node)?)
+    }
+
+    fn len(&mut self, node: &Name, segment: &SegmentName) -> Result<u64, StorageError> {
+        let path = self.share.path.join(node.as_str()).join(segment.to_string());
+        Ok(self.open(node, segment)?.metadata().map_err(failed(&path, "looking at it"))?.len())
     }
 
     fn read(&mut self, input: &Input, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), StorageError> {

@@ -109,9 +109,9 @@ pub fn gather<E>(
     let mut batch = Batch::new(limits.merged_to_us);
     let mut sources: Vec<Source<'_>> = inputs.iter().map(Source::new).collect();
     let mut heads = BinaryHeap::new();
-    for (index, source) in sources.iter_mut().enumerate() {
-        if source.advance(&mut read, &mut batch.gathered.notes)? {
-            heads.push(Reverse((source.head.at_us, index)));
+    for index in 0..sources.len() {
+        if index == 0 || !goes_on(&inputs[index - 1], &inputs[index]) {
+            begin(&mut sources, index, &mut heads, &mut read, &mut batch.gathered.notes)?;
         }
     }
     let mut bytes = 0;
@@ -130,6 +130,9 @@ pub fn gather<E>(
             bytes += source.head.len;
             batch.take(source);
             if !source.advance(&mut read, &mut batch.gathered.notes)? {
+                if inputs.get(index + 1).is_some_and(|next| goes_on(&inputs[index], next)) {
+                    begin(&mut sources, index + 1, &mut heads, &mut read, &mut batch.gathered.notes)?;
+                }
                 break;
             }
             if (source.head.at_us, index) > next {
@@ -142,6 +145,33 @@ pub fn gather<E>(
     gathered.positions = sources.iter().map(|source| source.offset).collect();
     gathered.ended = sources.iter().map(|source| source.ended).collect();
     Ok(gathered)
+}
+
+/// Whether `next` is the segment after `input`: its lines are later ones, so that it is read when `input` is at its end. Otherwise who has
+/// much to catch up on would have the beginnings of all segments in memory.
+fn goes_on(input: &Input, next: &Input) -> bool {
+    input.node == next.node && input.segment.is_of_boot_of(&next.segment) && input.segment < next.segment
+}
+
+/// Looks for the first line of a source, or of the one that follows it where it has none.
+fn begin<E>(
+    sources: &mut [Source<'_>],
+    index: usize,
+    heads: &mut BinaryHeap<Reverse<(u64, usize)>>,
+    read: &mut impl FnMut(&Input, u64, usize, &mut Vec<u8>) -> Result<(), E>,
+    notes: &mut Vec<u8>,
+) -> Result<(), E> {
+    let mut index = index;
+    loop {
+        if sources[index].advance(read, notes)? {
+            heads.push(Reverse((sources[index].head.at_us, index)));
+            return Ok(());
+        }
+        match sources.get(index + 1) {
+            Some(next) if goes_on(sources[index].input, next.input) => index += 1,
+            _ => return Ok(()),
+        }
+    }
 }
 
 /// The sites that have lines in a whole segment, and the time of its last one.

@@ -13,10 +13,11 @@ use super::watermark::{Spoken, closes};
 use phalanx_model::{Name, Uid};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A batch has so many bytes of lines at most. What a merger needs of memory is about three times this and [`INPUTS_MAX`] buffers.
+/// A batch has so many bytes of lines at most. What a merger needs of memory is about three times this and a buffer for each boot of each node
+/// that it has lines of.
 pub const BYTES_MAX: usize = 8 << 20;
 /// So many segments are merged at once at most.
-pub const INPUTS_MAX: usize = 512;
+pub const INPUTS_MAX: usize = 4_096;
 
 /// The share as a merger needs it. Names are relative to the logs' directory.
 /// What fails is tried again by the next round.
@@ -29,8 +30,10 @@ pub trait Storage {
     fn set(&mut self, name: &str, content: &[u8]) -> Result<(), Self::Error>;
     /// The nodes that have a directory.
     fn nodes(&mut self) -> Result<Vec<Name>, Self::Error>;
-    /// The segments of a node and their lengths.
-    fn segments(&mut self, node: &Name) -> Result<Vec<(SegmentName, u64)>, Self::Error>;
+    /// The segments of a node.
+    fn segments(&mut self, node: &Name) -> Result<Vec<SegmentName>, Self::Error>;
+    /// The length of a segment that is there.
+    fn len(&mut self, node: &Name, segment: &SegmentName) -> Result<u64, Self::Error>;
     /// Appends at most `len` bytes of a segment from `offset` to `into`; at least one where it has them.
     fn read(&mut self, input: &Input, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), Self::Error>;
     /// The account of a site; none where there is no such site.
@@ -116,7 +119,7 @@ pub fn round<S: Storage>(
     let view = View::of(storage, &state)?;
     let spoken = nodes.iter().filter_map(|node| view.heartbeats.get(node));
     let closes_us = closes(spoken.map(|beat| Spoken { complete_to_us: beat.complete_to_us }), now_us);
-    let inputs = view.inputs(&state);
+    let inputs = view.inputs(storage, &state)?;
     let limits = Limits { closes_us, merged_to_us: state.merged_to_us, bytes_max: BYTES_MAX };
     let gathered = gather(&inputs, limits, |input, offset, len, into| storage.read(input, offset, len, into))?;
     let Some(mut journal) = plan(state.clone(), inputs, &gathered, limits, grant, &view) else {
@@ -136,7 +139,7 @@ fn limits_of(journal: &Journal) -> Limits {
 /// What lies on the share.
 struct View {
     heartbeats: BTreeMap<Name, Heartbeat>,
-    segments: BTreeMap<Name, Vec<(SegmentName, u64)>>,
+    segments: BTreeMap<Name, BTreeSet<SegmentName>>,
 }
 
 impl View {
@@ -146,7 +149,7 @@ impl View {
         let (mut heartbeats, mut segments) = (BTreeMap::new(), BTreeMap::new());
         for node in nodes {
             // The heartbeat last: it names what lies there, since segments are announced before they are shipped.
-            segments.insert(node.clone(), storage.segments(&node)?);
+            segments.insert(node.clone(), storage.segments(&node)?.into_iter().collect());
             if let Some(heartbeat) = read(storage, &format!("{node}/{HEARTBEAT}"))? {
                 heartbeats.insert(node.clone(), heartbeat);
             }
@@ -154,28 +157,29 @@ impl View {
         Ok(Self { heartbeats, segments })
     }
 
-    /// How far a segment can be read, and whether that is its end. One that its node no longer has is at its end.
-    fn extent(&self, node: &Name, name: &SegmentName, len: u64) -> (u64, bool) {
-        match self.heartbeats.get(node) {
-            None => (0, false),
-            Some(beat) => beat.segments.get(name).map_or((len, true), |shipped| (shipped.len, shipped.is_closed)),
-        }
-    }
-
-    fn inputs(&self, state: &State) -> Vec<Input> {
-        let all = self.segments.iter().flat_map(|(node, segments)| segments.iter().map(move |found| (node, found)));
-        let input = |(node, (name, len)): (&Name, &(SegmentName, u64))| {
-            let (until, is_closed) = self.extent(node, name, *len);
+    /// What can be read and was not merged, by node, boot and number.
+    fn inputs<S: Storage>(&self, storage: &mut S, state: &State) -> Result<Vec<Input>, S::Error> {
+        let mut inputs = Vec::new();
+        let all = self.segments.iter().flat_map(|(node, names)| names.iter().map(move |name| (node, name)));
+        for (node, name) in all {
             let Place { at: from, is_done } = state.place(node, name);
-            let is_wanted = !is_done && (from < until || is_closed);
-            is_wanted.then(|| Input { node: node.clone(), segment: name.clone(), from, until, is_closed })
-        };
-        all.filter_map(input).take(INPUTS_MAX).collect()
+            // Whose node has never spoken may still be written to.
+            let Some(beat) = self.heartbeats.get(node).filter(|_| !is_done) else { continue };
+            let (until, is_closed) = match beat.segments.get(name) {
+                Some(shipped) => (shipped.len, shipped.is_closed),
+                // Its node no longer has it: it is at its end.
+                None => (storage.len(node, name)?, true),
+            };
+            if (from < until || is_closed) && inputs.len() < INPUTS_MAX {
+                inputs.push(Input { node: node.clone(), segment: name.clone(), from, until, is_closed });
+            }
+        }
+        Ok(inputs)
     }
 
     /// Whether a segment is neither on the share nor on its node any more.
     fn is_gone(&self, node: &Name, name: &SegmentName) -> bool {
-        let on_share = self.segments.get(node).is_some_and(|found| found.iter().any(|(found, _)| found == name));
+        let on_share = self.segments.get(node).is_some_and(|found| found.contains(name));
         let on_node = self.heartbeats.get(node).is_none_or(|beat| beat.segments.contains_key(name));
         !on_share && !on_node
     }

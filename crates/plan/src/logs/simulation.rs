@@ -226,10 +226,15 @@ impl Storage for World {
         Ok(self.nodes.keys().cloned().collect())
     }
 
-    fn segments(&mut self, node: &Name) -> Result<Vec<(SegmentName, u64)>, Broken> {
+    fn len(&mut self, node: &Name, segment: &SegmentName) -> Result<u64, Broken> {
         self.burn()?;
-        let of_node = self.segments.iter().filter(|((of, _), _)| of == node);
-        Ok(of_node.map(|((_, name), text)| (name.clone(), text.len() as u64)).collect())
+        Ok(self.segments[&(node.clone(), segment.clone())].len() as u64)
+    }
+
+    fn segments(&mut self, node: &Name) -> Result<Vec<SegmentName>, Broken> {
+        self.burn()?;
+        let of_node = self.segments.keys().filter(|(of, _)| of == node);
+        Ok(of_node.map(|(_, name)| name.clone()).collect())
     }
 
     fn read(&mut self, input: &Input, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), Broken> {
