@@ -10,23 +10,25 @@ use phalanx_plan::logs::segment::SegmentName;
 use phalanx_plan::logs::{LOCAL, LogsConfig, LogsShare, round, ship};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const PERIOD: Duration = Duration::from_secs(1);
-/// So many batches are merged before this node's own lines are shipped again.
-const BATCHES_MAX: usize = 16;
+/// So long batches are begun before this node's own lines are shipped again, and its heartbeat with them.
+const MERGING_MAX: Duration = Duration::from_secs(5);
 
 /// What the thread has.
 pub struct Worker {
     config: Arc<Mutex<LogsConfig>>,
     status: Status,
     directory: Option<Reader>,
+    /// The last round has left lines that could be merged at once.
+    has_more: bool,
 }
 
 impl Worker {
     /// A worker that follows this configuration.
     pub fn new(config: Arc<Mutex<LogsConfig>>) -> Self {
-        Self { config, status: Status::default(), directory: None }
+        Self { config, status: Status::default(), directory: None, has_more: false }
     }
 
     /// Works until the process ends.
@@ -35,11 +37,14 @@ impl Worker {
             let config = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let done = self.round(&config);
             self.status.finish(done.err().map(|error| format!("{error:#}")));
-            std::thread::sleep(PERIOD);
+            if !self.has_more {
+                std::thread::sleep(PERIOD);
+            }
         }
     }
 
     fn round(&mut self, config: &LogsConfig) -> anyhow::Result<()> {
+        self.has_more = false;
         let Some(LogsShare { share, .. }) = &config.share else { return Ok(()) };
         let opened = open(config)?;
         let boot_id = facts::boot_id()?;
@@ -47,7 +52,8 @@ impl Worker {
         let mut depot = NodeDepot { node: &config.node, local: Path::new(LOCAL), share: &opened };
         ship::round(&mut depot, &config.node, &present, unix_us())?;
         let Some(grant) = config.merges_under else { return Ok(()) };
-        for _ in 0..BATCHES_MAX {
+        let begin = Instant::now();
+        loop {
             let reader = match self.directory.take() {
                 Some(reader) => reader,
                 None => Reader::open(Path::new(directory::PATH))?,
@@ -59,7 +65,8 @@ impl Worker {
                 self.status.refuse(site, why);
             }
             outcome.gaps.iter().for_each(|gap| tracing::warn!("{}", gap.trim_end()));
-            if !outcome.has_more {
+            if !outcome.has_more || begin.elapsed() > MERGING_MAX {
+                self.has_more = outcome.has_more;
                 break;
             }
             // A share that was found wrong meanwhile gets no more.

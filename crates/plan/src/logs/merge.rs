@@ -326,6 +326,7 @@ impl Batch {
         let is_late = at_us < self.gathered.merged_to_us;
         let lines = &mut self.gathered.sites[index];
         let text = if is_late { &mut lines.late } else { &mut lines.ordered };
+        text.reserve(merged.len() + source.identity.len() + NUMBER_LEN_MAX + 1);
         text.extend_from_slice(&line[merged]);
         text.extend_from_slice(&source.identity);
         push_number(text, source.offset);
@@ -355,8 +356,11 @@ impl Batch {
     }
 }
 
+/// The digits of the highest number.
+const NUMBER_LEN_MAX: usize = 20;
+
 fn push_number(text: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0_u8; 20];
+    let mut digits = [0_u8; NUMBER_LEN_MAX];
     let mut at = digits.len();
     loop {
         at -= 1;

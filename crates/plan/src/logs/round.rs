@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A batch has so many bytes of lines at most. What a merger needs of memory is about three times this and a buffer for each boot of each node
 /// that it has lines of.
-pub const BYTES_MAX: usize = 8 << 20;
+pub const BYTES_MAX: usize = 64 << 20;
 /// So many segments are merged at once at most.
 pub const INPUTS_MAX: usize = 4_096;
 
@@ -274,7 +274,7 @@ fn carry_out<S: Storage>(
             Log::Cluster => {
                 by_site.values().for_each(|lines| unknown.extend(text_of_unknown(lines)));
                 gaps.iter().for_each(|gap| unknown.extend_from_slice(gap.mark.as_bytes()));
-                ("-".to_owned(), std::mem::take(&mut unknown))
+                ("-".to_owned(), std::mem::take(&mut unknown).into())
             }
         };
         if let Err(why) = put(storage, output, &text)? {
