@@ -3,7 +3,7 @@
 //! All read the same files, warm in the page cache, and write to the same file system. `sort` gets lines that begin with their time, all of the same
 //! width, so that it need compare bytes only; that is the quickest that it can do. Phalanx does what it always does: it sorts lines out by
 //! site, writes each into its own account's home as that account, counts traffic, journals each batch and syncs each log. The peers write one
-//! file and sync nothing.
+//! file and sync nothing, but for two: one that syncs what it wrote, and one that sorts lines out by site.
 //!
 //! Deliberately absent: compressed logs and host names looked up, which logresolvemerge can also do.
 
@@ -36,7 +36,8 @@ const LIMIT: Duration = Duration::from_secs(3_600);
 const RESOLVEMERGE: &str = "usr/share/awstats/tools/logresolvemerge.pl";
 const PHALANX: &str = "phalanx logs";
 const SORT: &str = "sort -m";
-const SORT_KEY: &str = "sort -m -s -k1,1";
+const SORT_SYNC: &str = "sort -m, then sync";
+const SORT_SPLIT: &str = "sort -m, then awk, by site";
 const AWSTATS: &str = "logresolvemerge";
 const CPU: &str = "CPU time";
 const USER: &str = "CPU time, user";
@@ -66,26 +67,24 @@ pub fn measure(scale: Scale, mb: Option<u64>, report: &mut Report) -> Result<()>
     let count = written.segments.iter().map(|(_, segments)| segments.len()).sum::<usize>();
     let case =
         format!("{mb} MB in {} lines, {count} segments of {} nodes, {sites} sites", written.plain.lines, NODES.len());
-    let batch_size = format!("--batch-size={}", count + 1);
-    let sort = ["sort", "-m", &batch_size].map(str::to_owned);
-    let sort_key = ["sort", "-m", "-s", "-k1,1", &batch_size].map(str::to_owned);
-    let awstats = ["perl".to_owned(), resolvemerge.display().to_string()];
-    let peers = [(SORT, &sort[..]), (SORT_KEY, &sort_key[..]), (AWSTATS, &awstats[..])];
-    let mut runs: Vec<Vec<Run>> = (0..=peers.len()).map(|_| Vec::new()).collect();
+    let peers = peers(&folder.0, count, &resolvemerge);
+    let mut ours = Vec::new();
+    let mut theirs: Vec<Vec<Run>> = peers.iter().map(|_| Vec::new()).collect();
     for round in 1..=scale.rounds() {
-        for ((subject, words), runs) in peers.iter().zip(&mut runs[1..]) {
-            say(&format!("logs: {subject}, round {round}"));
-            runs.push(peer(&folder.0, subject, words, &written)?);
+        for (peer, runs) in peers.iter().zip(&mut theirs).filter(|(peer, _)| round == 1 || !peer.is_slow) {
+            say(&format!("logs: {}, round {round}", peer.subject));
+            runs.push(peer.run(&folder.0, &written)?);
         }
         say(&format!("logs: {PHALANX}, round {round}"));
         warm(&written)?;
         let merged = share.merge()?;
         check(&merged, &written)?;
         say(&format!("logs: {} batches", merged.batches));
-        runs[0].push(Run { on_disk_s: merged.took.wall_s, took: merged.took });
+        ours.push(Run { on_disk_s: merged.took.wall_s, took: merged.took });
     }
-    for (subject, runs) in [PHALANX, SORT, SORT_KEY, AWSTATS].iter().zip(&runs) {
-        rows(report, &case, subject, runs, written.bytes)?;
+    rows(report, &case, PHALANX, &ours, written.bytes)?;
+    for (peer, runs) in peers.iter().zip(&theirs) {
+        rows(report, &case, peer.subject, runs, written.bytes)?;
     }
     for metric in [CPU, USER, WALL, ON_DISK, RATE, MEMORY] {
         report.compare_to(&case, metric, SORT);
@@ -119,33 +118,85 @@ fn check(merged: &Merged, written: &Written) -> Result<()> {
     Ok(())
 }
 
-fn peer(folder: &Path, subject: &str, words: &[String], written: &Written) -> Result<Run> {
-    warm(written)?;
-    let (result, output) = (folder.join("took"), folder.join("merged"));
-    let start = timed::words(&result)?;
-    let (time, before) = start.split_first().context("time has a name")?;
-    let mut command = tools::command(time)?;
-    command.args(before).args(words).env("LC_ALL", "C").stdin(Stdio::null());
-    let to = File::create(&output).with_context(|| format!("cannot make {}", output.display()))?;
-    command.args(written.segments.iter().flat_map(|(_, segments)| segments).map(|segment| &segment.path));
-    command.stdout(to.try_clone()?);
-    let took = Timed::start(command, &result)?.finish(LIMIT)?;
-    let begin = Instant::now();
-    to.sync_all().context("cannot sync what was merged")?;
-    let on_disk_s = took.wall_s + begin.elapsed().as_secs_f64();
-    let (sum, Order { behind, behind_second, .. }) = read(&output)?;
-    ensure!(sum == written.plain, "{subject} wrote {} lines of {}, or others", sum.lines, written.plain.lines);
-    ensure!(behind_second == 0, "{subject}: {behind_second} lines are seconds out of order");
-    if behind > 0 {
-        say(&format!("logs: {subject}: {behind} lines are out of order within their second"));
-    }
-    fs::remove_file(&output)?;
-    Ok(Run { took, on_disk_s })
+/// Another program that merges.
+struct Peer {
+    subject: &'static str,
+    /// Its command; the files follow.
+    words: Vec<String>,
+    /// It is run once.
+    is_slow: bool,
 }
 
-fn read(path: &Path) -> Result<(Sum, Order)> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    sum::plain(BufReader::with_capacity(1 << 20, file)).with_context(|| format!("reading {}", path.display()))
+fn peers(folder: &Path, files: usize, resolvemerge: &Path) -> [Peer; 4] {
+    // All at once: it would merge sixteen at a time otherwise, and what comes of that again.
+    let sort = format!("sort -m --batch-size={}", files + 1);
+    let (output, split) = (output(folder), split(folder));
+    let shell = |line: String| ["sh", "-c", &line, "sh"].map(str::to_owned).to_vec();
+    let by_site = format!(r#"awk '!/^#/ {{ print > ("{}/" $2) }}'"#, split.display());
+    let awstats = vec!["perl".to_owned(), resolvemerge.display().to_string()];
+    let peer = |subject, words| Peer { subject, words, is_slow: false };
+    [
+        peer(SORT, sort.split(' ').map(str::to_owned).collect()),
+        peer(SORT_SYNC, shell(format!("{sort} \"$@\" && sync '{}'", output.display()))),
+        peer(SORT_SPLIT, shell(format!("{sort} \"$@\" | {by_site}"))),
+        Peer { is_slow: true, ..peer(AWSTATS, awstats) },
+    ]
+}
+
+/// Where a peer's output goes; and the directory for those that have more than one.
+fn output(folder: &Path) -> PathBuf {
+    folder.join("merged")
+}
+
+fn split(folder: &Path) -> PathBuf {
+    folder.join("split")
+}
+
+impl Peer {
+    fn run(&self, folder: &Path, written: &Written) -> Result<Run> {
+        warm(written)?;
+        let (subject, result, output, split) = (self.subject, folder.join("took"), output(folder), split(folder));
+        fs::create_dir(&split).with_context(|| format!("cannot make {}", split.display()))?;
+        let start = timed::words(&result)?;
+        let (time, before) = start.split_first().context("time has a name")?;
+        let mut command = tools::command(time)?;
+        command.args(before).args(&self.words).env("LC_ALL", "C").stdin(Stdio::null());
+        command.args(written.segments.iter().flat_map(|(_, segments)| segments).map(|segment| &segment.path));
+        command.stdout(File::create(&output).with_context(|| format!("cannot make {}", output.display()))?);
+        let took = Timed::start(command, &result)?.finish(LIMIT)?;
+        let begin = Instant::now();
+        let mut files = vec![output.clone()];
+        for entry in fs::read_dir(&split)? {
+            files.push(entry?.path());
+        }
+        for path in &files {
+            File::open(path)?.sync_all().with_context(|| format!("cannot sync {}", path.display()))?;
+        }
+        let on_disk_s = took.wall_s + begin.elapsed().as_secs_f64();
+        let (sum, behind, behind_second) = read(&files)?;
+        ensure!(sum == written.plain, "{subject} wrote {} lines of {}, or others", sum.lines, written.plain.lines);
+        ensure!(behind_second == 0, "{subject}: {behind_second} lines are seconds out of order");
+        if behind > 0 {
+            say(&format!("logs: {subject}: {behind} lines are out of order within their second"));
+        }
+        fs::remove_file(&output)?;
+        fs::remove_dir_all(&split)?;
+        Ok(Run { took, on_disk_s })
+    }
+}
+
+/// The lines of all files, and how many are out of order in their own: at all, and by a second.
+fn read(files: &[PathBuf]) -> Result<(Sum, u64, u64)> {
+    let (mut sum, mut behind, mut behind_second) = (Sum::default(), 0, 0);
+    for path in files {
+        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let mut order = Order::default();
+        sum::plain(BufReader::with_capacity(1 << 20, file), &mut sum, &mut order)
+            .with_context(|| format!("reading {}", path.display()))?;
+        behind += order.behind;
+        behind_second += order.behind_second;
+    }
+    Ok((sum, behind, behind_second))
 }
 
 /// The same beginning for all: what is read is in the page cache, and the disk has nothing to do.

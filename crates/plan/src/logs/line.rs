@@ -44,7 +44,8 @@ const TIME_LEN: usize = 18;
 /// `SSSSSSSSSS.UUUUUU `, eight digits at a time: each line of each node goes through here.
 fn time_of_our_days(head: &[u8; TIME_LEN]) -> Option<u64> {
     let [a, b, c, d, e, f, g, h, i, j, b'.', u, v, w, x, y, z, b' '] = *head else { return None };
-    let seconds = eight_digits([a, b, c, d, e, f, g, h])? * 100 + u64::from(digit_of(i)?) * 10 + u64::from(digit_of(j)?);
+    let seconds =
+        eight_digits([a, b, c, d, e, f, g, h])? * 100 + u64::from(digit_of(i)?) * 10 + u64::from(digit_of(j)?);
     Some(seconds * 1_000_000 + eight_digits([b'0', b'0', u, v, w, x, y, z])?)
 }
 

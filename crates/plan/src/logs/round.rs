@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A batch has so many bytes of lines at most. What a merger needs of memory is about three times this and a buffer for each boot of each node
 /// that it has lines of.
-pub const BYTES_MAX: usize = 64 << 20;
+pub const BYTES_MAX: usize = 32 << 20;
 /// So many segments are merged at once at most.
 pub const INPUTS_MAX: usize = 4_096;
 

@@ -50,8 +50,7 @@ fn micros(time: &[u8]) -> Option<u64> {
 }
 
 /// Reads segments' lines as they are, `TIME SITE SENT RECEIVED REST`, passing over notes.
-pub fn plain(mut from: impl BufRead) -> Result<(Sum, Order)> {
-    let (mut sum, mut order) = (Sum::default(), Order::default());
+pub fn plain(mut from: impl BufRead, sum: &mut Sum, order: &mut Order) -> Result<()> {
     each(&mut from, |line| {
         if line.starts_with(b"#") {
             return Ok(());
@@ -65,8 +64,7 @@ pub fn plain(mut from: impl BufRead) -> Result<(Sum, Order)> {
         order.see(time)?;
         sum.add(&[site, rest]);
         Ok(())
-    })?;
-    Ok((sum, order))
+    })
 }
 
 /// Reads a part of a site's merged log, `… TIME NODE SEGMENT OFFSET`; it must have lines alone.
@@ -121,7 +119,10 @@ mod tests {
 
     #[test]
     fn the_same_lines_are_the_same_in_any_order_and_no_others() {
-        let text = |lines: &[&str]| plain(lines.join("\n").as_bytes()).map(|(sum, order)| (sum, order.behind));
+        let text = |lines: &[&str]| {
+            let (mut sum, mut order) = (Sum::default(), Order::default());
+            plain(lines.join("\n").as_bytes(), &mut sum, &mut order).map(|()| (sum, order.behind))
+        };
         let (one, two) = ("1.000001 a.org 5 6 text one", "1.000002 b.org 5 6 text two");
         let (sum, behind) = text(&["# note", one, two, ""]).unwrap();
         assert_eq!((sum.lines, behind), (2, 0));
