@@ -6,6 +6,7 @@ use anyhow::Context;
 use phalanx_host::directory::{self, Reader};
 use phalanx_host::facts;
 use phalanx_host::logs::{LogShare, MergeStorage, NodeDepot};
+use phalanx_plan::logs::merge::Room;
 use phalanx_plan::logs::segment::SegmentName;
 use phalanx_plan::logs::{LOCAL, LogsConfig, LogsShare, round, ship};
 use std::path::Path;
@@ -52,14 +53,14 @@ impl Worker {
         let mut depot = NodeDepot { node: &config.node, local: Path::new(LOCAL), share: &opened };
         ship::round(&mut depot, &config.node, &present, unix_us())?;
         let Some(grant) = config.merges_under else { return Ok(()) };
-        let begin = Instant::now();
+        let (begin, mut room) = (Instant::now(), Room::default());
         loop {
             let reader = match self.directory.take() {
                 Some(reader) => reader,
                 None => Reader::open(Path::new(directory::PATH))?,
             };
             let mut storage = MergeStorage::new(&opened, share, &reader)?;
-            let outcome = round::round(&mut storage, grant, &config.nodes, unix_us())?;
+            let outcome = round::round(&mut storage, &mut room, grant, &config.nodes, unix_us())?;
             self.directory = Some(reader);
             for (site, why) in outcome.refused {
                 self.status.refuse(site, why);

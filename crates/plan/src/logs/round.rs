@@ -5,7 +5,7 @@
 use super::batch::{
     Counted, JOURNAL, Journal, Log, Output, Place, STATE, State, gap, text_of, text_of_unknown, traffic_file,
 };
-use super::merge::{Gathered, Input, Limits, gather, sites_of};
+use super::merge::{Gathered, Input, Limits, Room, gather, sites_of};
 use super::rotate::{self, Seen};
 use super::segment::SegmentName;
 use super::ship::{HEARTBEAT, Heartbeat};
@@ -95,12 +95,13 @@ pub struct Outcome {
     pub number: u64,
 }
 
-/// One round under the grant of number `grant`; `nodes` are those that should speak.
+/// One round under the grant of number `grant`; `nodes` are those that should speak, `room` is memory of former rounds.
 ///
 /// # Errors
 /// The storage fails, holds something damaged, or the grant is another's. Nothing is lost: the next round goes on.
 pub fn round<S: Storage>(
     storage: &mut S,
+    room: &mut Room,
     grant: u64,
     nodes: &BTreeSet<Name>,
     now_us: u64,
@@ -113,7 +114,7 @@ pub fn round<S: Storage>(
     if let Some(journal) = pending.filter(|journal| journal.after.number > state.number) {
         let limits = limits_of(&journal);
         let gathered =
-            gather(&journal.inputs, limits, |input, offset, len, into| storage.read(input, offset, len, into))?;
+            gather(&journal.inputs, limits, room, |input, offset, len, into| storage.read(input, offset, len, into))?;
         return carry_out(storage, &journal, &gathered);
     }
     let view = View::of(storage, &state)?;
@@ -121,14 +122,16 @@ pub fn round<S: Storage>(
     let closes_us = closes(spoken.map(|beat| Spoken { complete_to_us: beat.complete_to_us }), now_us);
     let inputs = view.inputs(storage, &state)?;
     let limits = Limits { closes_us, merged_to_us: state.merged_to_us, bytes_max: BYTES_MAX };
-    let gathered = gather(&inputs, limits, |input, offset, len, into| storage.read(input, offset, len, into))?;
+    let gathered = gather(&inputs, limits, room, |input, offset, len, into| storage.read(input, offset, len, into))?;
     let Some(mut journal) = plan(state.clone(), inputs, &gathered, limits, grant, &view) else {
         return Ok(Outcome { closes_us, number: state.number, ..Outcome::default() });
     };
     journal.outputs = outputs(storage, &journal, &gathered, now_us)?;
     write(storage, JOURNAL, &journal)?;
     let outcome = carry_out(storage, &journal, &gathered)?;
-    Ok(Outcome { has_more: gathered.is_full, ..outcome })
+    let has_more = gathered.is_full;
+    room.keep(gathered);
+    Ok(Outcome { has_more, ..outcome })
 }
 
 /// A journal's batch ends where it ended.

@@ -116,9 +116,12 @@ impl Share {
         let mut merger = Timed::start(command, &result)?;
         self.wait(&mut merger, &inside)?;
         let wall_s = begin.elapsed().as_secs_f64();
+        // It says of itself how a round went when that is over, which is after the state.
+        let status = eventually(Duration::from_secs(20), "the merger's word on its first round", || {
+            read_json(&inside.join("logs/status.json"))?.context("nothing yet")
+        })?;
         rustix::process::kill_process(merger.process()?, rustix::process::Signal::TERM)?;
         let took = Took { wall_s, ..merger.finish(Duration::from_secs(20))? };
-        let status = read_json(&inside.join("logs/status.json"))?.context("the merger says nothing of itself")?;
         ensure!(status["failing"] == "" && status["refused"] == json!({}), "not all was merged: {status}");
         self.result(took)
     }
