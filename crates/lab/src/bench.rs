@@ -1,6 +1,6 @@
 //! The benchmarks: how quick the product is and what it costs, as ratios within one run on one machine.
 //!
-//! Each benchmark brings up a Figure 1 of its own (of mail, where mail is measured), measures, prints a table and writes `target/bench/NAME.json`. Nothing is asserted: a goal
+//! Each benchmark but that of logs brings up a Figure 1 of its own (of mail, where mail is measured), measures, prints a table and writes `target/bench/NAME.json`. Nothing is asserted: a goal
 //! that is missed is shown as missed, and is no failure. Every figure is measured in the run that prints it; what could not be measured
 //! has no row.
 //!
@@ -9,6 +9,7 @@
 mod balancer;
 pub mod client;
 mod directory;
+mod logs;
 mod mail;
 mod probe;
 mod report;
@@ -36,6 +37,9 @@ pub struct Bench {
     /// The product's package; the newest that was built if left out
     #[arg(long)]
     deb: Option<PathBuf>,
+    /// Logs: so many million bytes of lines; they are on the disk twice, below target/lab
+    #[arg(long, value_name = "MB")]
+    logs_mb: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -50,10 +54,12 @@ enum Name {
     Router,
     /// Mail with a million mailboxes: files, look-ups, changes, an empty node
     Mail,
+    /// Access logs of several nodes merged into one for each site, against sort and AWStats
+    Logs,
 }
 
 impl Name {
-    const ALL: [Self; 5] = [Self::Directory, Self::Balancer, Self::Wake, Self::Router, Self::Mail];
+    const ALL: [Self; 6] = [Self::Directory, Self::Balancer, Self::Wake, Self::Router, Self::Mail, Self::Logs];
 
     fn text(self) -> &'static str {
         match self {
@@ -62,6 +68,7 @@ impl Name {
             Self::Wake => "wake",
             Self::Router => "router",
             Self::Mail => "mail",
+            Self::Logs => "logs",
         }
     }
 
@@ -88,6 +95,9 @@ impl Scale {
     }
 }
 
+/// A benchmark in a Figure 1.
+type Measure = fn(&Figure, Scale, &mut Report) -> Result<()>;
+
 impl Bench {
     /// Runs the benchmarks one after the other.
     ///
@@ -98,27 +108,45 @@ impl Bench {
         let scale = Scale { quick: self.quick };
         for name in names {
             let load = load_average()?;
-            let options = Options { deb: self.deb.clone(), ..Options::new(name.topology()) };
-            let figure = Figure { lab: Lab::up(&options)? };
-            let _world = match name {
-                Name::Mail => Some(figure.set_up_mail()?),
-                _ => figure.set_up().map(|()| None)?,
-            };
-            let mut report = Report::new(name.text(), machine(&figure, scale, &load)?);
-            // What was measured before something went wrong is worth keeping.
+            let in_figure = |measure| self.in_figure(name, &load, scale, measure);
             let measured = match name {
-                Name::Directory => directory::measure(&figure, scale, &mut report),
-                Name::Balancer => balancer::measure(&figure, scale, &mut report),
-                Name::Wake => wake::measure(&figure, scale, &mut report),
-                Name::Router => router::measure(&figure, scale, &mut report),
-                Name::Mail => mail::measure(&figure, scale, &mut report),
+                Name::Directory => in_figure(directory::measure),
+                Name::Balancer => in_figure(balancer::measure),
+                Name::Wake => in_figure(wake::measure),
+                Name::Router => in_figure(router::measure),
+                Name::Mail => in_figure(mail::measure),
+                Name::Logs => self.without_hosts(name, &load, scale),
             };
-            println!("\n{report}");
-            println!("written to {}", report.write()?.display());
             measured.with_context(|| format!("the benchmark {}", name.text()))?;
         }
         Ok(())
     }
+
+    fn in_figure(&self, name: Name, load: &str, scale: Scale, measure: Measure) -> Result<()> {
+        let options = Options { deb: self.deb.clone(), ..Options::new(name.topology()) };
+        let figure = Figure { lab: Lab::up(&options)? };
+        let _world = match name {
+            Name::Mail => Some(figure.set_up_mail()?),
+            _ => figure.set_up().map(|()| None)?,
+        };
+        let mut report = Report::new(name.text(), machine(is_optimised(&figure)?, scale, load)?);
+        let measured = measure(&figure, scale, &mut report);
+        show(&report, measured)
+    }
+
+    /// What needs no data centre: the product's optimised program on this machine.
+    fn without_hosts(&self, name: Name, load: &str, scale: Scale) -> Result<()> {
+        let mut report = Report::new(name.text(), machine(true, scale, load)?);
+        let measured = logs::measure(scale, self.logs_mb, &mut report);
+        show(&report, measured)
+    }
+}
+
+/// Prints and writes what there is: what was measured before something went wrong is worth keeping.
+fn show(report: &Report, measured: Result<()>) -> Result<()> {
+    println!("\n{report}");
+    println!("written to {}", report.write()?.display());
+    measured
 }
 
 /// Says what is being done; the tables alone go to standard output.
@@ -127,7 +155,7 @@ fn say(text: &str) {
 }
 
 /// The machine, how busy it was before the lab came up, and what was measured on it, in words.
-fn machine(figure: &Figure, scale: Scale, load: &str) -> Result<String> {
+fn machine(is_optimised: bool, scale: Scale, load: &str) -> Result<String> {
     let cpus = std::fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
     let models: Vec<&str> = cpus
         .lines()
@@ -144,7 +172,7 @@ fn machine(figure: &Figure, scale: Scale, load: &str) -> Result<String> {
         models.first().unwrap_or(&"?"),
         total_kib / f64::from(1 << 20),
         kernel.trim(),
-        if is_optimised(figure)? { "optimised" } else { "unoptimised" },
+        if is_optimised { "optimised" } else { "unoptimised" },
         if scale.quick { "; quick: too short to mean much" } else { "" },
     ))
 }

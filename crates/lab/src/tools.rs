@@ -8,10 +8,11 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 /// The programs and the Debian packages that have them.
-const TOOLS: [(&str, &str); 21] = [
+const TOOLS: [(&str, &str); 26] = [
     ("bc", "bc"),
     ("bindfs", "bindfs"),
     ("bison", "bison"),
+    ("dpkg-deb", "dpkg"),
     ("flex", "flex"),
     ("gcc", "gcc"),
     ("ip", "iproute2"),
@@ -23,10 +24,14 @@ const TOOLS: [(&str, &str); 21] = [
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("patchelf", "patchelf"),
+    ("perl", "perl"),
     ("setsid", "util-linux"),
     ("sha256sum", "coreutils"),
+    ("sqlite3", "sqlite3"),
     ("sysctl", "procps"),
     ("systemd-nspawn", "systemd-container"),
+    ("taskset", "util-linux"),
+    ("time", "time"),
     ("umount", "mount"),
     ("unshare", "util-linux"),
     ("xz", "xz-utils"),

@@ -13,6 +13,7 @@ use phalanx_model::Name;
 use phalanx_plan::logs::collect;
 use phalanx_plan::logs::errors::{self, SiteErrors};
 use phalanx_plan::logs::mail::{self, MailReader};
+use phalanx_plan::logs::merge::Room;
 use phalanx_plan::logs::segment::SegmentName;
 use phalanx_plan::logs::stream::Stream;
 use phalanx_plan::logs::{LogsConfig, LogsShare, round, ship};
@@ -20,11 +21,14 @@ use phalanx_plan::mail::LOGS;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const PERIOD: Duration = Duration::from_secs(1);
-/// So many batches are merged before this node's own lines are shipped again.
-const BATCHES_MAX: usize = 16;
+/// So long batches are begun before this node's own lines are shipped again, and its heartbeat with them.
+const MERGING_MAX: Duration = Duration::from_secs(5);
+
+/// So many parts of sources are collected before they are shipped.
+const PARTS_MAX: usize = 16;
 
 /// What the thread has.
 pub struct Worker {
@@ -33,12 +37,14 @@ pub struct Worker {
     directory: Option<Reader>,
     mail: Option<Collector<MailReader>>,
     errors: Option<Collector<SiteErrors>>,
+    /// The last round has left lines that could be merged at once.
+    has_more: bool,
 }
 
 impl Worker {
     /// A worker that follows this configuration.
     pub fn new(config: Arc<Mutex<LogsConfig>>) -> Self {
-        Self { config, status: Status::default(), directory: None, mail: None, errors: None }
+        Self { config, status: Status::default(), directory: None, mail: None, errors: None, has_more: false }
     }
 
     /// Works until the process ends.
@@ -47,11 +53,14 @@ impl Worker {
             let config = self.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let done = self.round(&config);
             self.status.finish(done.err().map(|error| format!("{error:#}")));
-            std::thread::sleep(PERIOD);
+            if !self.has_more {
+                std::thread::sleep(PERIOD);
+            }
         }
     }
 
     fn round(&mut self, config: &LogsConfig) -> anyhow::Result<()> {
+        self.has_more = false;
         let first = first_segment()?;
         let collected = self.collect(config, &first);
         for stream in &config.streams {
@@ -84,19 +93,21 @@ impl Worker {
         let mut depot = NodeDepot { node: &config.node, local: Path::new(stream.local()), share: &opened };
         ship::round(&mut depot, &config.node, first, unix_us())?;
         let Some(grant) = config.merges_under else { return Ok(()) };
-        for _ in 0..BATCHES_MAX {
+        let (begin, mut room) = (Instant::now(), Room::default());
+        loop {
             let reader = match self.directory.take() {
                 Some(reader) => reader,
                 None => Reader::open(Path::new(directory::PATH))?,
             };
             let mut storage = MergeStorage::new(&opened, share, &reader)?;
-            let outcome = round::round(&mut storage, stream, grant, &config.nodes, unix_us())?;
+            let outcome = round::round(&mut storage, stream, &mut room, grant, &config.nodes, unix_us())?;
             self.directory = Some(reader);
             for (site, why) in outcome.refused {
                 self.status.refuse(stream, &site, why);
             }
             outcome.gaps.iter().for_each(|gap| tracing::warn!("{}", gap.trim_end()));
-            if !outcome.has_more {
+            if !outcome.has_more || begin.elapsed() > MERGING_MAX {
+                self.has_more |= outcome.has_more;
                 break;
             }
             // A share that was found wrong meanwhile gets no more.
@@ -126,7 +137,7 @@ fn round_of<R: collect::Reader + PartialEq>(
             other.insert(Collector::new(node.clone(), reader, sources(), Path::new(stream.local()), &state))
         }
     };
-    for _ in 0..BATCHES_MAX {
+    for _ in 0..PARTS_MAX {
         if !collector.round(first, unix_us())? {
             break;
         }

@@ -11,11 +11,11 @@ use phalanx_plan::logs::merge::Input;
 use phalanx_plan::logs::rotate::Seen;
 use phalanx_plan::logs::round::Storage;
 use phalanx_plan::logs::segment::SegmentName;
+use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, OFlags, statat};
-use rustix::io::Errno;
+use rustix::io::{Errno, pread};
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 
 /// Directories of the logs' that are no node's.
 const OTHERS: [&str; 2] = [TRAFFIC, "cluster"];
@@ -102,11 +102,12 @@ impl Storage for MergeStorage<'_> {
     fn read(&mut self, input: &Input, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), StorageError> {
         let path = self.share.path.join(input.node.as_str()).join(input.segment.to_string());
         let file = self.open(&input.node, &input.segment)?;
-        let before = into.len();
-        into.resize(before + len, 0);
-        let read = file.read_at(&mut into[before..], offset);
-        into.truncate(before + read.as_ref().copied().unwrap_or(0));
-        read.map(drop).map_err(|error| failed(&path, "reading")(error).into())
+        let end = into.len() + len;
+        into.reserve(len);
+        // Into room that nobody has filled before. There may be more of it than was asked for.
+        let read = pread(file, spare_capacity(into), offset);
+        into.truncate(end);
+        read.map(drop).map_err(|error| errno(&path, "reading")(error).into())
     }
 
     fn owner(&mut self, site: &str) -> Result<Option<(Name, Uid)>, StorageError> {

@@ -43,7 +43,7 @@ fn httpd_conf_of_an_account() {
         Listen 127.64.0.1:808
         ServerName account
         ErrorLog syslog:user:phalanx-site
-        ErrorLogFormat "%v [%-m:%l] [pid %P] [client\\ %a] %M"
+        ErrorLogFormat "%v [%-m:%l] [pid %P] %E: [client\\ %a] %M"
         <Directory /home/alice>
             AllowOverride All
             Options FollowSymLinks

@@ -8,6 +8,7 @@ use super::merge::{Input, SiteLines, Traffic};
 use super::segment::SegmentName;
 use phalanx_model::{Name, Uid};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Where the state lies, below the logs' directory on the share.
@@ -152,8 +153,14 @@ pub fn traffic_number(name: &str) -> Option<u64> {
     name.strip_suffix(".json")?.parse().ok().filter(|number| traffic_name(*number) == name)
 }
 
-/// What a site's log gets of a batch: lines in order, the block of late ones, marks of gaps.
-pub fn text_of(lines: Option<&SiteLines>, gaps: &str) -> Vec<u8> {
+/// What a site's log gets of a batch: lines in order, the block of late ones, marks of gaps. Lines alone, as they mostly are, are not copied.
+pub fn text_of<'l>(lines: Option<&'l SiteLines>, gaps: &str) -> Cow<'l, [u8]> {
+    if let Some(SiteLines { ordered, late, .. }) = lines
+        && late.is_empty()
+        && gaps.is_empty()
+    {
+        return Cow::Borrowed(ordered);
+    }
     let mut text = Vec::new();
     if let Some(SiteLines { ordered, late, late_lines, .. }) = lines {
         text.extend_from_slice(ordered);
@@ -166,7 +173,7 @@ pub fn text_of(lines: Option<&SiteLines>, gaps: &str) -> Vec<u8> {
         }
     }
     text.extend_from_slice(gaps.as_bytes());
-    text
+    Cow::Owned(text)
 }
 
 /// What the cluster's log gets of a site's lines: each with the site before it.

@@ -11,7 +11,7 @@ use serde_json::Value;
 pub const IDENTIFIER: &str = "phalanx-site";
 
 /// httpd's `ErrorLogFormat`: the site first.
-pub const FORMAT: &str = "%v [%-m:%l] [pid %P] [client\\ %a] %M";
+pub const FORMAT: &str = "%v [%-m:%l] [pid %P] %E: [client\\ %a] %M";
 
 /// An entry of the journal, as journalctl(1) prints it with `--output=json`.
 #[derive(Debug, Deserialize)]

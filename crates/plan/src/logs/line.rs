@@ -45,10 +45,38 @@ pub struct Line<'l> {
 
 /// The time at the beginning of a line and how long it is, with the space after it. None where there is no time.
 pub fn time(line: &[u8]) -> Option<(u64, usize)> {
+    if let Some(at_us) = line.first_chunk().and_then(time_of_our_days) {
+        return Some((at_us, TIME_LEN));
+    }
     let (seconds, rest) = number(line, b'.')?;
     let decimals = line.get(rest..rest + 7)?;
     let micros = decimals[..6].iter().try_fold(0_u64, |sum, digit| Some(sum * 10 + u64::from(digit_of(*digit)?)))?;
     (decimals[6] == b' ').then_some((seconds.checked_mul(1_000_000)?.checked_add(micros)?, rest + 7))
+}
+
+/// How long a time is, with the space after it, between the years 2001 and 2286.
+const TIME_LEN: usize = 18;
+
+/// `SSSSSSSSSS.UUUUUU `, eight digits at a time: each line of each node goes through here.
+fn time_of_our_days(head: &[u8; TIME_LEN]) -> Option<u64> {
+    let [a, b, c, d, e, f, g, h, i, j, b'.', u, v, w, x, y, z, b' '] = *head else { return None };
+    let seconds =
+        eight_digits([a, b, c, d, e, f, g, h])? * 100 + u64::from(digit_of(i)?) * 10 + u64::from(digit_of(j)?);
+    Some(seconds * 1_000_000 + eight_digits([b'0', b'0', u, v, w, x, y, z])?)
+}
+
+/// The number that eight digits are, in three multiplications. After Daniel Lemire, "Quickly parsing eight digits".
+fn eight_digits(digits: [u8; 8]) -> Option<u64> {
+    const HIGH: u64 = 0xF0F0_F0F0_F0F0_F0F0;
+    const DIGITS: u64 = 0x3030_3030_3030_3030;
+    let bytes = u64::from_le_bytes(digits);
+    // All have the high half of a digit, also once 6 is added, which takes those above `9` into the next one.
+    if (bytes & HIGH) | ((bytes.wrapping_add(0x0606_0606_0606_0606) & HIGH) >> 4) != DIGITS | DIGITS >> 4 {
+        return None;
+    }
+    let pairs = (bytes & 0x0F0F_0F0F_0F0F_0F0F).wrapping_mul(2_561) >> 8;
+    let fours = (pairs & 0x00FF_00FF_00FF_00FF).wrapping_mul(6_553_601) >> 16;
+    Some((fours & 0x0000_FFFF_0000_FFFF).wrapping_mul(42_949_672_960_001) >> 32)
 }
 
 /// Takes a line apart; `line` is without its end. None where it is not one that a proxy writes.
@@ -72,12 +100,18 @@ pub fn parse(line: &[u8]) -> Option<Line<'_>> {
 
 /// Digits up to `end`: the number and how many bytes both take.
 fn number(bytes: &[u8], end: u8) -> Option<(u64, usize)> {
+    // So many digits fit whatever they are.
+    const SURE: usize = 19;
     let mut sum = 0_u64;
-    for (index, byte) in bytes.iter().enumerate().take(21) {
-        if *byte == end {
-            return (index > 0).then_some((sum, index + 1));
+    for (index, byte) in bytes.iter().enumerate().take(SURE + 2) {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return (*byte == end && index > 0).then_some((sum, index + 1));
         }
-        sum = sum.checked_mul(10)?.checked_add(u64::from(digit_of(*byte)?))?;
+        sum = match index < SURE {
+            true => sum * 10 + u64::from(digit),
+            false => sum.checked_mul(10)?.checked_add(u64::from(digit))?,
+        };
     }
     None
 }
@@ -114,6 +148,10 @@ mod tests {
             "1700000000.0000421 a 1 1 x",
             "x.000042 a 1 1 x",
             "1700000000.000042  1 1 x",
+            "1700000000.00004: a 1 1 x",
+            "17000000/0.000042 a 1 1 x",
+            "170000000:.000042 a 1 1 x",
+            "1700000000.000042 a 18446744073709551616 1 x",
             "1700000000.000042 a -1 1 x",
             "1700000000.000042 a 1 ",
             "99999999999999999999999.000042 a 1 1 x",
@@ -125,6 +163,15 @@ mod tests {
     }
 
     proptest! {
+        /// Short ones and long ones are as those of ten digits.
+        #[test]
+        fn a_time_is_what_was_written(seconds in prop_oneof![0..100_u64, 0..20_000_000_000_u64], micros in 0..1_000_000_u64) {
+            let text = format!("{seconds}.{micros:06} x");
+            prop_assert_eq!(time(text.as_bytes()), Some((seconds * 1_000_000 + micros, text.len() - 1)));
+            let with_letter: String = text.replacen(|c: char| c.is_ascii_digit(), "x", 1);
+            prop_assert_eq!(time(with_letter.as_bytes()), None);
+        }
+
         #[test]
         fn any_bytes_are_a_line_or_none(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             if let Some(line) = parse(&bytes) {

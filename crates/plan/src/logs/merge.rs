@@ -5,6 +5,7 @@
 
 use super::date::Day;
 use super::line::{self, Counts, LEN_MAX};
+use super::round::BYTES_MAX;
 use super::segment::{END, SegmentName};
 use phalanx_model::Name;
 use serde::{Deserialize, Serialize};
@@ -100,6 +101,25 @@ pub struct Gathered {
     pub is_full: bool,
 }
 
+/// Memory of former batches, for the next one: what is asked of the kernel anew each time costs more than to fill it.
+#[derive(Debug, Default)]
+pub struct Room(Vec<Vec<u8>>);
+
+impl Room {
+    /// Keeps the memory of a batch that was carried out, but no more than twice what a batch may have.
+    pub fn keep(&mut self, gathered: Gathered) {
+        self.0.extend(gathered.sites.into_iter().map(|lines| lines.ordered).filter(|text| text.capacity() > 0));
+        let mut capacity = 0;
+        self.0.retain_mut(|text| {
+            text.clear();
+            capacity += text.capacity();
+            capacity <= 2 * BYTES_MAX
+        });
+        // The sites with the most lines come first in the next batch too, and find the largest at the end.
+        self.0.sort_by_key(Vec::capacity);
+    }
+}
+
 /// Merges `inputs` within `limits`. `read` appends at most so many bytes of an input, from an offset of its segment, to a buffer; it
 /// must append at least one where there are some before the input's end.
 ///
@@ -108,9 +128,10 @@ pub struct Gathered {
 pub fn gather<E>(
     inputs: &[Input],
     limits: Limits,
+    room: &mut Room,
     mut read: impl FnMut(&Input, u64, usize, &mut Vec<u8>) -> Result<(), E>,
 ) -> Result<Gathered, E> {
-    let mut batch = Batch::new(limits.merged_to_us);
+    let mut batch = Batch::new(limits.merged_to_us, room);
     let mut sources: Vec<Source<'_>> = inputs.iter().map(Source::new).collect();
     let mut heads = BinaryHeap::new();
     for index in 0..sources.len() {
@@ -312,16 +333,21 @@ fn head_of(line: &[u8]) -> Option<Head> {
     })
 }
 
-struct Batch {
+struct Batch<'r> {
     gathered: Gathered,
+    room: &'r mut Room,
     by_name: HashMap<Vec<u8>, usize>,
-    last: usize,
+    /// The sites seen last, by a few bits of their names: a look here is quicker than a hash that withstands chosen names.
+    recent: [usize; RECENT],
 }
 
-impl Batch {
-    fn new(merged_to_us: u64) -> Self {
+/// So many sites are at hand.
+const RECENT: usize = 256;
+
+impl<'r> Batch<'r> {
+    fn new(merged_to_us: u64, room: &'r mut Room) -> Self {
         let gathered = Gathered { merged_to_us, ..Gathered::default() };
-        Self { gathered, by_name: HashMap::new(), last: usize::MAX }
+        Self { gathered, room, by_name: HashMap::new(), recent: [usize::MAX; RECENT] }
     }
 
     /// Puts a source's next line where it belongs, and passes it.
@@ -345,6 +371,7 @@ impl Batch {
         let is_late = at_us < self.gathered.merged_to_us;
         let lines = &mut self.gathered.sites[index];
         let text = if is_late { &mut lines.late } else { &mut lines.ordered };
+        text.reserve(merged.len() + source.identity.len() + NUMBER_LEN_MAX + 1);
         text.extend_from_slice(&line[merged]);
         text.extend_from_slice(&source.identity);
         push_number(text, source.offset);
@@ -356,25 +383,32 @@ impl Batch {
     }
 
     fn index_of(&mut self, site: &[u8]) -> usize {
-        if self.gathered.sites.get(self.last).is_some_and(|last| last.site.as_bytes() == site) {
-            return self.last;
+        let bits = site.iter().fold(0_usize, |bits, byte| bits.wrapping_mul(31).wrapping_add(usize::from(*byte)));
+        let recent = self.recent[bits % RECENT];
+        if self.gathered.sites.get(recent).is_some_and(|lines| lines.site.as_bytes() == site) {
+            return recent;
         }
-        self.last = match self.by_name.get(site) {
+        let index = match self.by_name.get(site) {
             Some(index) => *index,
             None => {
                 let index = self.gathered.sites.len();
                 let name = String::from_utf8_lossy(site).into_owned();
-                self.gathered.sites.push(SiteLines { site: name, ..SiteLines::default() });
+                let ordered = self.room.0.pop().unwrap_or_default();
+                self.gathered.sites.push(SiteLines { site: name, ordered, ..SiteLines::default() });
                 self.by_name.insert(site.to_vec(), index);
                 index
             }
         };
-        self.last
+        self.recent[bits % RECENT] = index;
+        index
     }
 }
 
+/// The digits of the highest number.
+const NUMBER_LEN_MAX: usize = 20;
+
 fn push_number(text: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0_u8; 20];
+    let mut digits = [0_u8; NUMBER_LEN_MAX];
     let mut at = digits.len();
     loop {
         at -= 1;

@@ -5,7 +5,7 @@
 use super::batch::{
     Counted, JOURNAL, Journal, Log, Output, Place, STATE, State, gap, text_of, text_of_unknown, traffic_file,
 };
-use super::merge::{Gathered, Input, Limits, gather, sites_of};
+use super::merge::{Gathered, Input, Limits, Room, gather, sites_of};
 use super::rotate::{self, Seen};
 use super::segment::SegmentName;
 use super::ship::{HEARTBEAT, Heartbeat};
@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A batch has so many bytes of lines at most. What a merger needs of memory is about three times this and a buffer for each boot of each node
 /// that it has lines of.
-pub const BYTES_MAX: usize = 8 << 20;
+pub const BYTES_MAX: usize = 32 << 20;
 /// So many segments are merged at once at most.
 pub const INPUTS_MAX: usize = 4_096;
 
@@ -96,13 +96,14 @@ pub struct Outcome {
     pub number: u64,
 }
 
-/// One round of a stream under the grant of number `grant`; `nodes` are those that should speak.
+/// One round of a stream under the grant of number `grant`; `nodes` are those that should speak, `room` is memory of former rounds.
 ///
 /// # Errors
 /// The storage fails, holds something damaged, or the grant is another's. Nothing is lost: the next round goes on.
 pub fn round<S: Storage>(
     storage: &mut S,
     stream: Stream,
+    room: &mut Room,
     grant: u64,
     nodes: &BTreeSet<Name>,
     now_us: u64,
@@ -115,7 +116,7 @@ pub fn round<S: Storage>(
     if let Some(journal) = pending.filter(|journal| journal.after.number > state.number) {
         let limits = limits_of(&journal);
         let gathered =
-            gather(&journal.inputs, limits, |input, offset, len, into| storage.read(input, offset, len, into))?;
+            gather(&journal.inputs, limits, room, |input, offset, len, into| storage.read(input, offset, len, into))?;
         return carry_out(storage, stream, &journal, &gathered);
     }
     let view = View::of(storage, &state)?;
@@ -123,14 +124,16 @@ pub fn round<S: Storage>(
     let closes_us = closes(spoken.map(|beat| Spoken { complete_to_us: beat.complete_to_us }), now_us);
     let inputs = view.inputs(storage, &state)?;
     let limits = Limits { closes_us, merged_to_us: state.merged_to_us, bytes_max: BYTES_MAX };
-    let gathered = gather(&inputs, limits, |input, offset, len, into| storage.read(input, offset, len, into))?;
+    let gathered = gather(&inputs, limits, room, |input, offset, len, into| storage.read(input, offset, len, into))?;
     let Some(mut journal) = plan(state.clone(), inputs, &gathered, limits, grant, &view) else {
         return Ok(Outcome { closes_us, number: state.number, ..Outcome::default() });
     };
     journal.outputs = outputs(storage, stream, &journal, &gathered, now_us)?;
     write(storage, JOURNAL, &journal)?;
     let outcome = carry_out(storage, stream, &journal, &gathered)?;
-    Ok(Outcome { has_more: gathered.is_full, ..outcome })
+    let has_more = gathered.is_full;
+    room.keep(gathered);
+    Ok(Outcome { has_more, ..outcome })
 }
 
 /// A journal's batch ends where it ended.
@@ -282,11 +285,11 @@ fn carry_out<S: Storage>(
                 for lines in by_site.values() {
                     match stream.is_by_site() {
                         true => unknown.extend(text_of_unknown(lines)),
-                        false => unknown.extend(text_of(Some(lines), "")),
+                        false => unknown.extend_from_slice(&text_of(Some(lines), "")),
                     }
                 }
                 gaps.iter().for_each(|gap| unknown.extend_from_slice(gap.mark.as_bytes()));
-                ("-".to_owned(), std::mem::take(&mut unknown))
+                ("-".to_owned(), std::mem::take(&mut unknown).into())
             }
         };
         if let Err(why) = put(storage, output, &text)? {

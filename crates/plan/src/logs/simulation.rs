@@ -5,7 +5,7 @@
 
 use super::batch::{Counted, Log, STATE, State, TRAFFIC};
 use super::date::Day;
-use super::merge::{Input, Traffic};
+use super::merge::{Input, Room, Traffic};
 use super::rotate::Seen;
 use super::round::{Outcome, Storage, round};
 use super::segment::{END, SegmentName, header};
@@ -142,7 +142,7 @@ impl World {
     fn merge(&mut self) -> Option<Outcome> {
         let nodes: BTreeSet<Name> = self.nodes.keys().cloned().collect();
         let now_us = self.now_us;
-        let outcome = round(self, Stream::Access, 1, &nodes, now_us).ok();
+        let outcome = round(self, Stream::Access, &mut Room::default(), 1, &nodes, now_us).ok();
         if let Some(outcome) = &outcome {
             self.refused.extend(outcome.refused.iter().cloned());
         }
