@@ -14,8 +14,8 @@ use super::watermark::{Spoken, closes};
 use phalanx_model::{Name, Uid};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A batch has so many bytes of lines at most. What a merger needs of memory is about three times this and a buffer for each boot of each node
-/// that it has lines of.
+/// A batch has so many bytes of lines at most. What a merger needs of memory is seven times this at the worst (four for lines and the room that is kept
+/// of the batch before, three for what is late or of no known site), and a buffer for each boot of each node that it has lines of.
 pub const BYTES_MAX: usize = 32 << 20;
 /// So many segments are merged at once at most.
 pub const INPUTS_MAX: usize = 4_096;
