@@ -2,13 +2,14 @@
 //!
 //! A batch that is committed is put into the look-up files at once: daemons see it by their next question, nothing is reloaded. What is still
 //! to be put is marked in the directory itself, so a crash in between loses nothing. The files are looked at in turns: one that is lost,
-//! damaged or held by somebody is reported, and made anew from the directory as soon as it can be.
+//! damaged or held by somebody is reported, and made anew from the directory as soon as it can be. Now and then they are read whole, beside all else:
+//! damage may lie where nobody has looked yet.
 
 use crate::events::Events;
 use anyhow::Context;
 use phalanx_host::command::{self, LIMIT};
 use phalanx_host::directory::{MailDirty, Reader, Writer};
-use phalanx_host::mail_lookup::{LookupError, Lookups};
+use phalanx_host::mail_lookup::{self, LookupError, Lookups};
 use phalanx_host::{atomic, homes, service};
 use phalanx_model::{Name, Position, Row, RowKey};
 use phalanx_plan::mail::lookup::DIRECTORY;
@@ -19,14 +20,39 @@ use phalanx_plan::steps::units::Unit;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use tokio::runtime::Handle;
 
 /// The configuration of the Dovecot that has the sessions.
 const MAILBOXES_CONFIG: &str = "/var/lib/phalanx/live/mailboxes.conf";
 /// Domains that are named where their keys were gone.
 const KEYS_TOLD: usize = 5;
+/// The files are read whole once in so many looks, ten minutes.
+const LOOKS_PER_CHECK: u32 = 30;
 /// Rows that are put in one transaction.
 const ROWS_AT_ONCE: usize = 1_000;
+
+/// The reading of whole files, in a thread of its own: a million mailboxes take a while.
+#[derive(Default)]
+struct Check {
+    looks: u32,
+    running: Option<JoinHandle<Result<(), LookupError>>>,
+}
+
+impl Check {
+    /// Begins one when it is time, and returns what the last one found.
+    fn turn(&mut self, root: &Path) -> Result<(), LookupError> {
+        if self.running.is_none() && self.looks.is_multiple_of(LOOKS_PER_CHECK) {
+            let root = root.to_owned();
+            self.running = Some(std::thread::spawn(move || mail_lookup::check(&root)));
+        }
+        self.looks = self.looks.wrapping_add(1);
+        match self.running.take_if(|running| running.is_finished()) {
+            Some(done) => done.join().unwrap_or(Ok(())),
+            None => Ok(()),
+        }
+    }
+}
 
 /// The keeper of what is derived for mail.
 pub struct Mail {
@@ -36,8 +62,7 @@ pub struct Mail {
     runtime: Handle,
     events: Arc<Events>,
     lookups: Option<Lookups>,
-    /// The files are other ones than those that daemons have open.
-    is_renewed: bool,
+    check: Check,
     /// Why the look-up files do not show what the directory has.
     problem: Option<String>,
     /// What stands in the way of domains' directories.
@@ -52,7 +77,7 @@ impl Mail {
             runtime,
             events,
             lookups: None,
-            is_renewed: false,
+            check: Check::default(),
             problem: None,
             domains: BTreeMap::new(),
         }
@@ -103,6 +128,7 @@ impl Mail {
         }
         let at = writer.position()?;
         let seen = self.opened().and_then(|lookups| lookups.position());
+        let seen = seen.and_then(|shown| self.check.turn(&self.root).map(|()| shown));
         match seen {
             Ok(shown) if shown == Some(at) => return self.look_at_keys(spec, reader, at),
             // Another incarnation, or a directory that went back: rows may be there that it does not know.
@@ -120,14 +146,12 @@ impl Mail {
             }
             Ok(Some(_)) => {}
             Err(error) => {
-                let is_damaged = error.is_damage();
+                self.lookups = None;
                 self.fail(&error);
-                if is_damaged && let Some(lookups) = self.lookups.take() {
-                    lookups.discard("damaged")?;
-                    self.is_renewed = true;
+                if error.is_damage() {
+                    self.lookups = Some(Lookups::renew(&self.root, true)?);
+                    self.check = Check::default();
                     writer.mark_all_mail_dirty()?;
-                } else if !is_damaged {
-                    self.lookups = None;
                 }
             }
         }
@@ -173,6 +197,9 @@ impl Mail {
             self.problem = None;
             return Ok(keys.len());
         }
+        if self.opened().is_ok_and(|lookups| lookups.is_new()) {
+            return self.put_all(spec, reader, at);
+        }
         let put = self.opened().and_then(|lookups| lookups.put(&rows, at));
         match put {
             Ok(void) => {
@@ -196,20 +223,25 @@ impl Mail {
             self.problem = None;
             return Ok(count + 1);
         }
-        let put = match self.opened() {
-            Ok(lookups) => lookups.replace::<anyhow::Error>(at, |put| reader.each_mail_row(put)),
-            Err(error) => Err(error.into()),
+        let lookups = match self.opened() {
+            Ok(lookups) => lookups,
+            Err(error) => {
+                self.fail(&error);
+                return Ok(count + 1);
+            }
         };
+        let are_new = lookups.is_new();
+        let put = lookups.replace::<anyhow::Error>(at, |put| reader.each_mail_row(put));
         match put {
             Ok(()) => {
                 self.mended();
                 // Which logins are void is not known; who still may comes back at once.
                 self.end_sessions(spec, &["*".to_owned()]);
-                if std::mem::take(&mut self.is_renewed) {
+                if are_new {
                     self.reopen(spec);
                 }
             }
-            Err(error) => self.failed(format!("{error:#}")),
+            Err(error) => self.failed(format!("{error:#}"), ""),
         }
         Ok(count + 1)
     }
@@ -241,12 +273,18 @@ impl Mail {
         }
     }
 
-    /// Has daemons open the new files.
+    /// Has the daemons that run open the new files.
     fn reopen(&self, spec: Option<&NodeSpec>) {
-        let readers = [Unit::Postfix, Unit::Logins, Unit::Mailboxes];
+        let readers = [Unit::Postfix, Unit::AdoptedQueues, Unit::Logins, Unit::Mailboxes];
         let desired = Desired::of(spec).units;
         for unit in readers.into_iter().filter(|unit| desired.contains(unit)) {
-            if let Err(error) = self.runtime.block_on(service::reload(unit)) {
+            let reload = async {
+                match service::is_active(unit.name()).await? {
+                    true => service::reload(unit).await,
+                    false => Ok(()),
+                }
+            };
+            if let Err(error) = self.runtime.block_on(reload) {
                 let what = format!("{} still reads the look-up file that was lost: {error}", unit.name());
                 self.events.add(Severity::Error, "mail", what, String::new());
             }
@@ -282,11 +320,12 @@ impl Mail {
 
     fn fail(&mut self, error: &LookupError) {
         let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
-        self.failed(format!("{error}{source}"));
+        let remedy = error.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+        self.failed(format!("{error}{source}"), &remedy);
     }
 
-    fn failed(&mut self, why: String) {
-        let why = format!("{why}; mail for this node's look-ups waits at the senders until it is mended");
+    fn failed(&mut self, why: String, remedy: &str) {
+        let why = format!("{why}; mail for this node's look-ups waits at the senders until it is mended{remedy}");
         if self.problem.as_ref() != Some(&why) {
             self.events.add(Severity::Error, "mail", why.clone(), String::new());
         }

@@ -4,6 +4,9 @@
 //! transaction for each file, so that a daemon sees the old whole or the new whole and never a part. The files are in WAL mode, whose
 //! readers need `-wal` and `-shm` beside them: somebody who may write keeps them open ([`keep_open`]).
 //!
+//! A file has no tables until it has all rows, in one transaction: a daemon that asks before fails, and mail waits. Of an empty table it would
+//! learn that nobody has a mailbox.
+//!
 //! Who proves logins hears of a new mailbox before who takes mail for it.
 
 use crate::atomic::{self, Access, FileError, failed};
@@ -18,7 +21,10 @@ use std::time::Duration;
 /// How long a statement waits for another writer.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why look-up files could not be written.
+/// What the name of a file that was moved aside ends with.
+const DAMAGED: &str = "damaged";
+
+/// Why look-up files could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum LookupError {
     /// SQLite's own words.
@@ -29,6 +35,20 @@ pub enum LookupError {
         /// The cause.
         #[source]
         source: rusqlite::Error,
+    },
+    /// It was there.
+    #[error("the look-up file {path} is gone")]
+    Gone {
+        /// The file.
+        path: PathBuf,
+    },
+    /// SQLite's own check of a whole file found something.
+    #[error("the look-up file {path} is damaged: {what}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found first.
+        what: String,
     },
     /// A file or directory.
     #[error(transparent)]
@@ -48,8 +68,26 @@ impl LookupError {
     /// again, and what the machine lacks (memory, open files) says nothing of the file.
     pub fn is_damage(&self) -> bool {
         use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, Unknown};
-        let Self::Sqlite { source, path } = self else { return false };
-        matches!(source.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase | Unknown)) || !path.exists()
+        match self {
+            Self::Sqlite { source, path } => {
+                matches!(source.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase | Unknown)) || !path.exists()
+            }
+            Self::Gone { .. } | Self::Damaged { .. } => true,
+            Self::File(_) | Self::NoReader { .. } => false,
+        }
+    }
+
+    /// What becomes of it, or what a person may do, where the error does not say it itself.
+    pub fn remedy(&self) -> Option<String> {
+        use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked};
+        match self {
+            error if error.is_damage() => {
+                Some(format!("it is made anew from the directory, and what is left of it kept as .{DAMAGED}"))
+            }
+            Self::Sqlite { source, path } => matches!(source.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked))
+                .then(|| format!("`fuser -v {}` on this machine tells which process holds it", path.display())),
+            _ => None,
+        }
     }
 }
 
@@ -75,6 +113,8 @@ pub struct Lookups {
     recipients: Connection,
     logins: Connection,
     keys_group: Option<u32>,
+    /// They were made by this process, and have no tables yet.
+    is_new: bool,
 }
 
 /// A look-up file that is kept open.
@@ -111,20 +151,74 @@ pub fn keep_open(root: &Path, before: Vec<KeptOpen>) -> Result<Vec<KeptOpen>, Lo
     Ok(kept)
 }
 
+/// Reads all of both files below `root`, as SQLite checks them: the first page of a damaged file may well be whole. It takes as long as reading them.
+///
+/// # Errors
+/// A file is damaged, or can't be read.
+pub fn check(root: &Path) -> Result<(), LookupError> {
+    let places = Places::below(root);
+    for path in [places.recipients, places.logins] {
+        let sqlite = |source| LookupError::Sqlite { path: path.clone(), source };
+        let connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(sqlite)?;
+        if found != "ok" {
+            return Err(LookupError::Damaged { path, what: found });
+        }
+    }
+    Ok(())
+}
+
 impl Lookups {
-    /// Opens the files below `root`, which is `/` on a host, making what is missing. `with_groups` gives each to its reader's group.
+    /// Opens the files below `root`, which is `/` on a host. Where there is not even their directory they are made. `with_groups` gives each to its
+    /// reader's group.
     ///
     /// # Errors
-    /// A file can't be opened or made, or a daemon that shall read one is not installed.
+    /// A file is gone or can't be opened or made, or a daemon that shall read one is not installed.
     pub fn open(root: &Path, with_groups: bool) -> Result<Self, LookupError> {
+        let is_new = !root.join(DIRECTORY.trim_start_matches('/')).exists();
+        let places = Places::below(root);
+        // Looked at before anything is changed: an emptied file that somebody has open can't be made a database again, and is as good as none.
+        for path in [places.recipients, places.logins].iter().filter(|_| !is_new) {
+            match path.exists() {
+                true => shown(path).map(drop)?,
+                false => return Err(LookupError::Gone { path: path.clone() }),
+            }
+        }
+        Self::make(root, with_groups, is_new)
+    }
+
+    /// Moves aside what is there, over what was moved aside before, and makes new files.
+    ///
+    /// # Errors
+    /// A file can't be moved or made.
+    pub fn renew(root: &Path, with_groups: bool) -> Result<Self, LookupError> {
+        let places = Places::below(root);
+        for path in [places.recipients, places.logins] {
+            for end in ["", "-wal", "-shm"] {
+                let from = PathBuf::from(format!("{}{end}", path.display()));
+                if from.exists() {
+                    let to = PathBuf::from(format!("{}.{DAMAGED}{end}", path.display()));
+                    std::fs::rename(&from, &to).map_err(failed(&from, "moving it aside"))?;
+                }
+            }
+        }
+        Self::make(root, with_groups, true)
+    }
+
+    fn make(root: &Path, with_groups: bool, is_new: bool) -> Result<Self, LookupError> {
         let places = Places::below(root);
         let group = |group, package| if with_groups { group_id(group, package).map(Some) } else { Ok(None) };
         let keys_group = group("_rspamd", "rspamd")?;
         make_directory(&root.join(DIRECTORY.trim_start_matches('/')), None, 0o711)?;
         make_directory(&places.keys, keys_group, 0o750)?;
-        let recipients = file(&places.recipients, RECIPIENTS_SCHEMA, group("postfix", "postfix")?)?;
-        let logins = file(&places.logins, LOGINS_SCHEMA, group("dovecot", "dovecot-core")?)?;
-        Ok(Self { places, recipients, logins, keys_group })
+        let recipients = file(&places.recipients, group("postfix", "postfix")?)?;
+        let logins = file(&places.logins, group("dovecot", "dovecot-core")?)?;
+        Ok(Self { places, recipients, logins, keys_group, is_new })
+    }
+
+    /// Whether nothing but [`Lookups::replace`] will do: there are no tables yet.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// Puts rows that changed; a key without a row is removed. `at` is the directory's position that they show. Returns whose logins do
@@ -195,7 +289,8 @@ impl Lookups {
         };
         let failed = bad(&places.logins);
         let tx = self.logins.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
-        tx.execute_batch("DELETE FROM domain; DELETE FROM mailbox;").map_err(&failed)?;
+        let clear = "DELETE FROM domain; DELETE FROM mailbox;";
+        tx.execute_batch(&format!("{LOGINS_SCHEMA} {POSITION_SCHEMA} {clear}")).map_err(&failed)?;
         each(&mut |row| {
             if let Row::MailDomain { domain, dkim: Some(dkim), .. } = &row {
                 kept.insert(write_key(&places.keys, &domain.name, dkim, keys_group, atomic::replace)?);
@@ -207,9 +302,11 @@ impl Lookups {
         set_position(&tx, at).and_then(|()| tx.commit()).map_err(&failed)?;
         let failed = bad(&places.recipients);
         let tx = self.recipients.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
-        tx.execute_batch("DELETE FROM domain; DELETE FROM mailbox; DELETE FROM alias;").map_err(&failed)?;
+        let clear = "DELETE FROM domain; DELETE FROM mailbox; DELETE FROM alias;";
+        tx.execute_batch(&format!("{RECIPIENTS_SCHEMA} {POSITION_SCHEMA} {clear}")).map_err(&failed)?;
         each(&mut |row| put_recipient(&tx, &row.key(), Some(&row)).map_err(&failed))?;
         set_position(&tx, at).and_then(|()| tx.commit()).map_err(&failed)?;
+        self.is_new = false;
         remove_other_keys(&places.keys, &kept)?;
         Ok(())
     }
@@ -219,12 +316,11 @@ impl Lookups {
     /// # Errors
     /// A file can't be read: it is damaged, or somebody holds it.
     pub fn position(&self) -> Result<Option<Position>, LookupError> {
+        if self.is_new {
+            return Ok(None);
+        }
         // By connections of their own: these see what daemons see, also where a file was replaced.
-        let read = |path: &Path| {
-            let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-            position(&connection).map_err(|source| LookupError::Sqlite { path: path.to_owned(), source })
-        };
-        let (recipients, logins) = (read(&self.places.recipients)?, read(&self.places.logins)?);
+        let (recipients, logins) = (shown(&self.places.recipients)?, shown(&self.places.logins)?);
         Ok(recipients.filter(|_| recipients == logins))
     }
 
@@ -249,26 +345,6 @@ impl Lookups {
             without.extend((!is_there).then(|| name.parse().ok()).flatten());
         }
         Ok(without)
-    }
-
-    /// Has the files made anew at the next [`Lookups::open`]: they are moved aside, with `why` in their names, over what was moved aside
-    /// for the same reason before.
-    ///
-    /// # Errors
-    /// They can't be moved.
-    pub fn discard(self, why: &str) -> Result<(), LookupError> {
-        let places = self.places.clone();
-        drop(self);
-        for path in [places.recipients, places.logins] {
-            for end in ["", "-wal", "-shm"] {
-                let from = PathBuf::from(format!("{}{end}", path.display()));
-                if from.exists() {
-                    let to = PathBuf::from(format!("{}.{why}{end}", path.display()));
-                    std::fs::rename(&from, &to).map_err(failed(&from, "moving it aside"))?;
-                }
-            }
-        }
-        Ok(())
     }
 
     fn change_recipients<'r>(
@@ -415,6 +491,12 @@ fn set_position(tx: &Transaction<'_>, at: Position) -> rusqlite::Result<()> {
         .map(drop)
 }
 
+/// The position that a file shows.
+fn shown(path: &Path) -> Result<Option<Position>, LookupError> {
+    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    position(&connection).map_err(|source| LookupError::Sqlite { path: path.to_owned(), source })
+}
+
 fn position(connection: &Connection) -> rusqlite::Result<Option<Position>> {
     let mut find = connection.prepare("SELECT incarnation, term, revision FROM position")?;
     let mut rows = find.query([])?;
@@ -432,13 +514,14 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, LookupError> {
 }
 
 /// Opens a file in a directory of its own, making both; only root writes, the group reads.
-fn file(path: &Path, schema: &str, group: Option<u32>) -> Result<Connection, LookupError> {
+fn file(path: &Path, group: Option<u32>) -> Result<Connection, LookupError> {
     let sqlite = |source| LookupError::Sqlite { path: path.to_owned(), source };
     make_directory(path.parent().unwrap_or(path), group, 0o750)?;
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(sqlite)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(sqlite)?;
-    connection.execute_batch(&format!("BEGIN IMMEDIATE; {schema} {POSITION_SCHEMA} COMMIT;")).map_err(sqlite)?;
+    // Who only reads can't make -wal and -shm; an empty transaction does.
+    connection.execute_batch("BEGIN IMMEDIATE; COMMIT;").map_err(sqlite)?;
     // The directory keeps others out, so the files themselves may be readable: -wal and -shm take their mode from the file.
     let permissions = std::fs::Permissions::from_mode(0o644);
     for end in ["", "-wal", "-shm"] {

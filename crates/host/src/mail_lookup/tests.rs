@@ -65,6 +65,13 @@ fn ask(root: &Path, file: &str, query: &str, key: &str) -> Vec<String> {
     find.query_map([], row).expect("asked").collect::<rusqlite::Result<_>>().expect("rows")
 }
 
+/// Files that have all rows of nobody.
+fn made(root: &Path) -> Lookups {
+    let mut lookups = Lookups::open(root, false).expect("opened");
+    lookups.replace::<LookupError>(at(0), |_| Ok(())).expect("filled");
+    lookups
+}
+
 fn put(lookups: &mut Lookups, rows: &[Row], revision: u64) -> Vec<String> {
     let rows: Vec<_> = rows.iter().map(|row| (row.key(), Some(row.clone()))).collect();
     lookups.put(&rows, at(revision)).expect("put")
@@ -73,7 +80,7 @@ fn put(lookups: &mut Lookups, rows: &[Row], revision: u64) -> Vec<String> {
 #[test]
 fn a_login_is_void_when_its_proof_is_another_or_gone() {
     let root = tempfile::tempdir().expect("a directory");
-    let mut lookups = Lookups::open(root.path(), false).expect("opened");
+    let mut lookups = made(root.path());
     let with = |change: fn(&mut Mailbox)| match mailbox("info@example.org") {
         Row::Mailbox(mut mailbox) => {
             change(&mut mailbox);
@@ -98,8 +105,7 @@ fn a_login_is_void_when_its_proof_is_another_or_gone() {
 fn daemons_find_what_the_directory_has() {
     use phalanx_plan::mail::lookup as query;
     let root = tempfile::tempdir().expect("a directory");
-    let mut lookups = Lookups::open(root.path(), false).expect("opened");
-    assert_eq!(lookups.position().expect("readable"), None);
+    let mut lookups = made(root.path());
     let rows = [
         domain(MailState::Active),
         mailbox("info@example.org"),
@@ -147,7 +153,7 @@ fn daemons_find_what_the_directory_has() {
 fn what_is_removed_is_gone_and_a_replacement_leaves_nothing_behind() {
     use phalanx_plan::mail::lookup as query;
     let root = tempfile::tempdir().expect("a directory");
-    let mut lookups = Lookups::open(root.path(), false).expect("opened");
+    let mut lookups = made(root.path());
     put(&mut lookups, &[domain(MailState::Active), mailbox("info@example.org"), mailbox("old@example.org")], 1);
     lookups.put(&[(mailbox("info@example.org").key(), None)], at(2)).expect("removed");
     let found = |address: &str| {
@@ -173,7 +179,7 @@ fn what_is_removed_is_gone_and_a_replacement_leaves_nothing_behind() {
 #[test]
 fn only_what_a_new_file_mends_is_damage() {
     let root = tempfile::tempdir().expect("a directory");
-    let mut lookups = Lookups::open(root.path(), false).expect("opened");
+    let mut lookups = made(root.path());
     put(&mut lookups, &[mailbox("info@example.org")], 1);
     let file = root.path().join(RECIPIENTS.trim_start_matches('/'));
     // Somebody holds it: the writer waits in vain, readers go on.
@@ -188,15 +194,63 @@ fn only_what_a_new_file_mends_is_damage() {
     assert!(lookups.position().expect_err("no database").is_damage());
     std::fs::remove_file(&file).expect("removed");
     assert!(lookups.position().expect_err("gone").is_damage());
-    lookups.discard("damaged").expect("moved aside");
-    let lookups = Lookups::open(root.path(), false).expect("made anew");
-    assert_eq!(lookups.position().expect("readable"), None);
+    drop(lookups);
+    let gone = Lookups::open(root.path(), false).expect_err("it was there");
+    assert!(matches!(&gone, LookupError::Gone { path } if *path == file) && gone.is_damage(), "{gone}");
+    let mut lookups = Lookups::renew(root.path(), false).expect("made anew");
+    assert!(lookups.is_new() && lookups.position().expect("readable").is_none());
+    lookups.replace::<LookupError>(at(3), |_| Ok(())).expect("filled");
+    assert!(!lookups.is_new() && lookups.position().expect("readable") == Some(at(3)));
+}
+
+#[test]
+fn daemons_that_ask_before_a_file_has_all_rows_fail() {
+    use phalanx_plan::mail::lookup as query;
+    let root = tempfile::tempdir().expect("a directory");
+    let mut lookups = Lookups::open(root.path(), false).expect("opened");
+    let fails = |file: &str, query: &str| {
+        let path = root.path().join(file.trim_start_matches('/'));
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("opened");
+        connection.prepare(query).is_err()
+    };
+    assert!(lookups.is_new() && fails(RECIPIENTS, query::MAILBOXES) && fails(LOGINS, query::PASSWORD));
+    lookups
+        .replace::<LookupError>(at(1), |put| {
+            put(mailbox("info@example.org"))?;
+            assert!(fails(RECIPIENTS, query::MAILBOXES), "one row is not all");
+            Ok(())
+        })
+        .expect("filled");
+    assert!(!fails(RECIPIENTS, query::MAILBOXES) && !fails(LOGINS, query::PASSWORD));
+    // One that somebody emptied is no new one, also while others have it open.
+    let others = keep_open(root.path(), vec![]).expect("kept open");
+    drop(lookups);
+    std::fs::write(root.path().join(LOGINS.trim_start_matches('/')), "").expect("emptied");
+    assert!(Lookups::open(root.path(), false).expect_err("no tables").is_damage());
+    drop(others);
+}
+
+#[test]
+fn damage_is_found_behind_a_whole_first_page() {
+    let root = tempfile::tempdir().expect("a directory");
+    let mut lookups = made(root.path());
+    let rows: Vec<Row> = (0..500).map(|number| mailbox(&format!("m{number}@example.org"))).collect();
+    put(&mut lookups, &rows, 1);
+    check(root.path()).expect("whole");
+    drop(lookups);
+    let file = root.path().join(LOGINS.trim_start_matches('/'));
+    let mut content = std::fs::read(&file).expect("read");
+    content[32_768..40_960].fill(7);
+    std::fs::write(&file, content).expect("damaged");
+    let found = check(root.path()).expect_err("damaged");
+    assert!(found.is_damage() && found.to_string().contains("logins.sqlite"), "{found}");
+    assert_eq!(Lookups::open(root.path(), false).expect("opens").position().expect("readable"), Some(at(1)));
 }
 
 #[test]
 fn a_key_that_is_gone_is_missed() {
     let root = tempfile::tempdir().expect("a directory");
-    let mut lookups = Lookups::open(root.path(), false).expect("opened");
+    let mut lookups = made(root.path());
     let (one, two) = (domain_named("one.example", MailState::Active), domain_named("two.example", MailState::Active));
     lookups.put(&[(one.key(), Some(one)), (two.key(), Some(two.clone()))], at(1)).expect("put");
     assert_eq!(lookups.domains_without_key().expect("read"), []);

@@ -5,6 +5,7 @@ mod clients;
 mod flow;
 mod hostile;
 mod logs;
+mod look_ups;
 mod one_node;
 mod queues;
 mod refuses;
@@ -169,59 +170,6 @@ fn mail_changes_count_at_once() -> Result<()> {
                 "550",
                 "User unknown",
             )
-        })
-    })
-}
-
-/// Breaks the look-up file of recipients on one node by `damage`, a line of shell with its path in `$f`; senders are told to come back later, a
-/// person is told why, and mail is taken again without anybody's help.
-fn heals(figure: &Figure, what: &str, damage: &str) -> Result<()> {
-    let node = figure.host("mail2");
-    let address = figure.address("mail2")?;
-    let ask = || figure.swaks(&address, "--from ann@far.example --to info@example.org --quit-after RCPT");
-    ensure!(ask()?.contains("250 2.1.5"), "it works before");
-    let since = figure.json("status")?["at"].as_str().context("the status has no time")?.to_owned();
-    node.text(&format!("f=/var/lib/phalanx/mail/recipients/recipients.sqlite; {damage}"))?;
-    // Whoever has the file open may go on with it for a while; a Postfix that starts now finds what is there.
-    node.text("systemctl restart phalanx-postfix")?;
-    eventually(Duration::from_secs(60), &format!("mail in spite of a file that was {what}"), || {
-        let said = ask()?;
-        ensure!(!said.contains("550"), "{what}: somebody was told that there is no such mailbox: {said}");
-        ensure!(said.contains("250 2.1.5"), "{said}");
-        Ok(())
-    })?;
-    let events = figure.json("events --limit 200")?;
-    let is_told = |event: &serde_json::Value| {
-        event["topic"] == "mail" && event["severity"] == "error" && event["at"].as_str().is_some_and(|at| *at >= *since)
-    };
-    let events = events["items"].as_array().context("a list of events")?;
-    ensure!(events.iter().any(is_told), "{what}: nobody was told: {events:?}");
-    figure.settled(&MAIL_NODES)
-}
-
-#[test]
-fn mail_look_ups_heal() -> Result<()> {
-    Figure::scenario_mail(|figure| {
-        Flow::prepare(figure, &[])?;
-        heals(figure, "removed", "rm $f $f-wal $f-shm")?;
-        let overwrite = "sqlite3 $f 'PRAGMA wal_checkpoint(TRUNCATE)' && head -c 8192 /dev/urandom > $f";
-        heals(figure, "overwritten", overwrite)?;
-        // Somebody holds it: what is new waits, and what is there goes on.
-        let hold = "import sqlite3, time; c = sqlite3.connect('/var/lib/phalanx/mail/recipients/recipients.sqlite'); \
-            c.execute('BEGIN IMMEDIATE'); print('held', flush=True); time.sleep(12)";
-        let holding = figure.host("mail2").spawn(&format!("python3 -c \"{hold}\""))?;
-        eventually(Duration::from_secs(5), "a held file", || {
-            ensure!(holding.stdout().contains("held"), "{}", holding.stdout());
-            Ok(())
-        })?;
-        figure.mailbox("late@example.org")?;
-        let address = figure.address("mail2")?;
-        let said = figure.swaks(&address, "--from ann@far.example --to info@example.org --quit-after RCPT")?;
-        ensure!(said.contains("250 2.1.5"), "what was known is known while the file is held: {said}");
-        eventually(Duration::from_secs(40), "the new mailbox", || {
-            let said = figure.swaks(&address, "--from ann@far.example --to late@example.org --quit-after RCPT")?;
-            ensure!(said.contains("250 2.1.5"), "{said}");
-            Ok(())
         })
     })
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 mod folders;
+mod rules;
 
 const TELL: &str = include_str!("tell.py");
 const INFO: &str = "info@example.org";
@@ -72,6 +73,16 @@ fn mail_hostile_names() -> Result<()> {
         names(figure)?;
         refused(figure)?;
         folders::all(figure)?;
+        calm(figure)?;
+        figure.settled(&MAIL_NODES)
+    })
+}
+
+#[test]
+fn mail_hostile_rules() -> Result<()> {
+    Figure::scenario_mail(|figure| {
+        Flow::prepare(figure, &[])?;
+        rules::all(figure)?;
         calm(figure)?;
         figure.settled(&MAIL_NODES)
     })

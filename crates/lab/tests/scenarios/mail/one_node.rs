@@ -1,7 +1,8 @@
 //! A mailbox is open on one node at a time: over a load of letters and readers, while nodes are drained, killed, fenced and come back.
 //!
 //! A probe on each node writes down what is open. For each mailbox the notes of both nodes, put in order of time, must fall into as many parts
-//! as its holder changed, and one more: had two nodes had it open in turns or at once, there would be more parts.
+//! as its holder changed, and one more: had two nodes had it open in turns or at once, there would be more parts. That the probe sees such a thing is
+//! shown at the end.
 
 use super::flow::Flow;
 use super::queues::{READERS, all_arrive, letters_at, taken};
@@ -53,26 +54,56 @@ impl<'f> Probes<'f> {
         Ok(())
     }
 
-    /// Each mailbox was on one node at a time, where its holder changed so often.
-    fn judge(mut self, moves: usize) -> Result<()> {
+    /// Ends the probes; returns the mailboxes that were on the nodes in more turns than their holder's changes explain, with those turns.
+    fn judge(&mut self, moves: usize) -> Result<BTreeMap<String, Vec<&'static str>>> {
         MAIL_NODES.into_iter().try_for_each(|node| self.collect(node))?;
-        self.notes.sort();
-        let mut parts: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for (_, mailbox, node) in &self.notes {
-            let parts = parts.entry(mailbox).or_default();
+        let mut notes = std::mem::take(&mut self.notes);
+        notes.sort();
+        let mut parts: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        for (_, mailbox, node) in &notes {
+            let parts = parts.entry(mailbox.clone()).or_default();
             if parts.last() != Some(node) {
                 parts.push(node);
             }
         }
-        println!("{} notes of open mailboxes; on which node, in turns: {parts:?}", self.notes.len());
-        ensure!(self.notes.len() > 1_000, "the probes saw next to nothing");
+        println!("{} notes of open mailboxes; on which node, in turns: {parts:.300?}", notes.len());
         for node in MAIL_NODES {
-            ensure!(self.notes.iter().any(|(_, mailbox, on)| mailbox != "*" && *on == node), "{node} opened none");
+            ensure!(notes.iter().any(|(_, mailbox, on)| mailbox != "*" && *on == node), "{node} opened none");
         }
-        let twice: Vec<_> = parts.iter().filter(|(_, parts)| parts.len() > moves + 1).collect();
-        ensure!(twice.is_empty(), "{moves} moves, but these were on the nodes in turns: {twice:?}");
-        Ok(())
+        parts.retain(|_, parts| parts.len() > moves + 1);
+        Ok(parts)
     }
+}
+
+/// Each mailbox was on one node at a time, where its holder changed so often. And the probes, asked when one is on two, say so: a Dovecot is started by
+/// hand on mail2, past its guards, while mail1 has the mailbox open.
+fn judge(figure: &Figure, mut probes: Probes, moves: usize) -> Result<()> {
+    let before =
+        probes.running.values().map(|probe| probe.stdout().lines().count()).sum::<usize>() + probes.notes.len();
+    ensure!(before > 1_000, "the probes saw next to nothing");
+    let twice = probes.judge(moves)?;
+    ensure!(twice.is_empty(), "{moves} moves, but these were on the nodes in turns: {twice:?}");
+    MAIL_NODES.into_iter().try_for_each(|node| probes.watch(node))?;
+    let conf = figure.host("mail1").text("cat /var/lib/phalanx/live/mailboxes.conf")?;
+    let mail2 = figure.host("mail2");
+    mail2.write_file("/run/second.conf", format!("{conf}\nbase_dir = /run/second\n").as_bytes())?;
+    let _second = mail2.spawn("exec dovecot -F -c /run/second.conf")?;
+    eventually(LONG, "a second Dovecot", || mail2.text("test -S /run/second/auth-userdb").map(drop))?;
+    let session = format!(
+        "(printf 'a SELECT INBOX\\r\\n'; sleep 4) | timeout 20 /usr/lib/dovecot/imap -c /run/second.conf -u {} 2>&1",
+        READERS[0]
+    );
+    let said = mail2.run(&session)?.stdout;
+    ensure!(said.contains("a OK"), "{said}");
+    let twice = probes.judge(0)?;
+    let (local, domain) = READERS[0].split_once('@').context("an address")?;
+    let is_it = |mailbox: &&String| mailbox.starts_with(&format!("{domain}/{local}."));
+    ensure!(
+        twice.keys().any(|mailbox| is_it(&mailbox)),
+        "{} is open on two nodes, and the probes see {twice:?}",
+        READERS[0]
+    );
+    Ok(())
 }
 
 /// The holder of the mailboxes and the grant's number.
@@ -155,7 +186,8 @@ fn a_mailbox_is_open_on_one_node() -> Result<()> {
         let twice = all_arrive(figure, &taken, LONG)?;
         println!("{twice} letters came twice");
         let (_, number) = holder(figure)?;
+        judge(figure, probes, usize::try_from(number - 1)?)?;
         drop(reading);
-        probes.judge(usize::try_from(number - 1)?)
+        Ok(())
     })
 }
