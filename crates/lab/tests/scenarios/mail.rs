@@ -5,6 +5,7 @@ mod clients;
 mod flow;
 mod hostile;
 mod one_node;
+mod probe;
 mod queues;
 mod refuses;
 mod talk;
