@@ -11,8 +11,9 @@ use phalanx_host::command::{self, LIMIT};
 use phalanx_host::directory::{MailDirty, Reader, Writer};
 use phalanx_host::mail_lookup::{self, LookupError, Lookups};
 use phalanx_host::{atomic, homes, service};
-use phalanx_model::{Name, Position, Row, RowKey};
+use phalanx_model::{Name, Position, Right, Row, RowKey, Uid};
 use phalanx_plan::mail::lookup::DIRECTORY;
+use phalanx_plan::mail::probe::{self, ProbeLogin};
 use phalanx_plan::report::Severity;
 use phalanx_plan::spec::{NodeSpec, Work};
 use phalanx_plan::steps::Desired;
@@ -67,6 +68,8 @@ pub struct Mail {
     problem: Option<String>,
     /// What stands in the way of domains' directories.
     domains: BTreeMap<RowKey, String>,
+    /// What stands in the way of the probe mailboxes' directories, by cluster.
+    probes: BTreeMap<Name, String>,
 }
 
 impl Mail {
@@ -80,12 +83,13 @@ impl Mail {
             check: Check::default(),
             problem: None,
             domains: BTreeMap::new(),
+            probes: BTreeMap::new(),
         }
     }
 
     /// What could not be derived, in words for a person.
     pub fn problems(&self, at_most: usize) -> Vec<String> {
-        self.problem.iter().chain(self.domains.values()).take(at_most).cloned().collect()
+        self.problem.iter().chain(self.domains.values()).chain(self.probes.values()).take(at_most).cloned().collect()
     }
 
     /// Derives what the last batches touched. Returns how many rows that were.
@@ -114,6 +118,7 @@ impl Mail {
     /// # Errors
     /// The directory can't be read or written.
     pub fn look(&mut self, spec: Option<&NodeSpec>, writer: &mut Writer, reader: &Reader) -> anyhow::Result<()> {
+        self.keep_probes(spec);
         if !serves_mail(spec) {
             // A machine that has lost its spec, and not its directory, goes on as it was until it is told.
             if spec.is_none() && reader.is_filled()? {
@@ -127,7 +132,11 @@ impl Mail {
             return Ok(());
         }
         let at = writer.position()?;
-        let seen = self.opened().and_then(|lookups| lookups.position());
+        let probe = probe_login(spec);
+        let seen = self.opened().and_then(|lookups| {
+            lookups.put_probe(probe.as_ref())?;
+            lookups.position()
+        });
         let seen = seen.and_then(|shown| self.check.turn(&self.root).map(|()| shown));
         match seen {
             Ok(shown) if shown == Some(at) => return self.look_at_keys(spec, reader, at),
@@ -246,10 +255,35 @@ impl Mail {
         Ok(count + 1)
     }
 
+    /// Makes the directories of probe mailboxes on the shares that this machine keeps.
+    fn keep_probes(&mut self, spec: Option<&NodeSpec>) {
+        let mut failed = BTreeMap::new();
+        for kept in Desired::of(spec).kept_shares {
+            let of_mailboxes = kept.rights.iter().filter(|right| right.held.right == Right::Mailboxes);
+            for cluster in of_mailboxes.map(|right| &right.held.cluster) {
+                let root = Path::new(kept.path.as_str());
+                // A share that is still to be made.
+                if !root.exists() {
+                    continue;
+                }
+                if let Err(error) = homes::make_mail_directory(root, &probe::directory(cluster), Uid::PROBE) {
+                    let error = anyhow::Error::new(error);
+                    failed.insert(cluster.clone(), format!("the directory of {cluster}'s probe mailbox: {error:#}"));
+                }
+            }
+        }
+        for (cluster, why) in &failed {
+            if self.probes.get(cluster) != Some(why) {
+                self.events.add(Severity::Error, "mail", why.clone(), String::new());
+            }
+        }
+        self.probes = failed;
+    }
+
     fn keep_directory(&mut self, roots: &BTreeMap<Name, PathBuf>, key: &RowKey, row: Option<&Row>) {
         let made = match row {
             Some(Row::MailDomain { domain, uid, share, .. }) => match roots.get(share) {
-                Some(root) => homes::make_mail_directory(root, &domain.name, *uid)
+                Some(root) => homes::make_mail_directory(root, domain.name.as_str(), *uid)
                     .with_context(|| format!("the directory for mail of {}", domain.name)),
                 None => Ok(()),
             },
@@ -335,6 +369,14 @@ impl Mail {
 
 fn serves_mail(spec: Option<&NodeSpec>) -> bool {
     matches!(spec.map(|spec| &spec.work), Some(Work::Mail(Some(_))))
+}
+
+/// The probe mailbox, as the look-up file of this node should have it.
+fn probe_login(spec: Option<&NodeSpec>) -> Option<ProbeLogin> {
+    match spec {
+        Some(spec @ NodeSpec { work: Work::Mail(Some(mail)), .. }) => ProbeLogin::of(spec, mail),
+        _ => None,
+    }
 }
 
 fn share_roots(spec: Option<&NodeSpec>) -> BTreeMap<Name, PathBuf> {

@@ -41,6 +41,16 @@ impl Access {
     pub const SECRET: Access = Access { group: None, mode: 0o600 };
 }
 
+/// The number of a local group; none where there is no such group.
+///
+/// # Errors
+/// The groups can't be read.
+pub fn group_id(group: &str) -> Result<Option<u32>, FileError> {
+    let path = Path::new("/etc/group");
+    let text = fs::read_to_string(path).map_err(failed(path, "reading"))?;
+    Ok(text.lines().find_map(|line| line.strip_prefix(group)?.strip_prefix(':')?.split(':').nth(1)?.parse().ok()))
+}
+
 /// Replaces a file's content: written beside it, synced, renamed over it, the directory synced.
 ///
 /// # Errors

@@ -1,11 +1,11 @@
 //! Generations of a node's configuration files on disk.
 //!
 //! `generations/N/` holds the files of generation N, some in directories, and their manifest; it appears whole, by one rename, and is never
-//! written again. A file whose name begins with `secret-` can be read by root alone.
+//! written again. Its name says who may read a file ([`Readers`]).
 //! `live` is a symbolic link to one of them, replaced by one rename.
 
-use crate::atomic::{self, Access, FileError, failed};
-use phalanx_plan::render::Files;
+use crate::atomic::{self, Access, FileError, failed, group_id};
+use phalanx_plan::render::{Files, Readers};
 use phalanx_plan::steps::generations::{FileDigests, file_digests, sha256_hex};
 use phalanx_plan::steps::observed::SeenGeneration;
 use std::collections::BTreeMap;
@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 /// The manifest's name: file → SHA-256.
 const MANIFEST: &str = ".manifest.json";
+/// The group that phalanx-proxy runs as.
+const PROXY_GROUP: &str = "phalanx-proxy";
 /// The most of one file that is read, in bytes.
 const FILE_LEN_MAX: u64 = 64 << 20;
 
@@ -85,8 +87,15 @@ impl Store {
             let path = staging.join(name);
             let directory = path.parent().unwrap_or(&staging);
             fs::create_dir_all(directory).map_err(failed(directory, "making the directory"))?;
-            let is_secret = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"secret-"));
-            let access = if is_secret { Access::SECRET } else { Access::PUBLIC };
+            let access = match Readers::of(name) {
+                Readers::All => Access::PUBLIC,
+                // Where there is no such group nobody but root can be meant.
+                Readers::Proxy => match group_id(PROXY_GROUP)? {
+                    None => Access::SECRET,
+                    group => Access { group, mode: 0o640 },
+                },
+                Readers::Root => Access::SECRET,
+            };
             atomic::write(&path, content.as_bytes(), access)?;
         }
         let manifest = serde_json::to_vec_pretty(&file_digests(files)).expect("a map of texts is JSON");
@@ -183,7 +192,9 @@ mod tests {
         let root = tempfile::tempdir().expect("a directory");
         let store = Store::new(root.path());
         let file = |name: &str| (name.to_owned(), "x\n".to_owned());
-        let files = Files::from(["postfix/main.cf", "rspamd/local.d/secret-redis.conf", "secret-srs"].map(file));
+        let files = Files::from(
+            ["postfix/main.cf", "rspamd/local.d/secret-redis.conf", "secret-srs", "proxy-secret-x"].map(file),
+        );
         store.stage(1, &files).expect("staged");
         store.switch(1).expect("switched");
         assert_eq!(store.observe().expect("seen").live_files, files);
@@ -191,7 +202,9 @@ mod tests {
             let metadata = fs::metadata(store.directory(1).join(name)).expect("it is there");
             std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777
         };
-        assert_eq!(files.keys().map(|name| mode(name)).collect::<Vec<_>>(), [0o644, 0o600, 0o600]);
+        let of_proxy = if group_id(PROXY_GROUP).expect("readable").is_some() { 0o640 } else { 0o600 };
+        let names = ["postfix/main.cf", "proxy-secret-x", "rspamd/local.d/secret-redis.conf", "secret-srs"];
+        assert_eq!(names.map(mode), [0o644, of_proxy, 0o600, 0o600]);
         fs::write(root.path().join("live/postfix/foreign"), "").expect("written");
         assert!(!store.observe().expect("seen").generations[&1].intact);
     }

@@ -7,7 +7,7 @@
 use crate::atomic::{self, Access, FileError, failed};
 use phalanx_model::mail::MAIL;
 use phalanx_model::share::{HOMES, MARKER_FILE};
-use phalanx_model::{HostName, Name, Uid};
+use phalanx_model::{Name, Uid};
 use phalanx_plan::guard_config::PROBE_DIRECTORY;
 use phalanx_plan::logs::{DIRECTORY, OWNER};
 use phalanx_plan::spec::KeptShare;
@@ -119,13 +119,13 @@ pub fn make_home<'r>(
     Ok(was_roots)
 }
 
-/// Makes the directory for a domain's mailboxes, if it is missing, and gives it to its account.
+/// Makes the directory for a domain's mailboxes, if it is missing, and gives it to its account. The probe mailbox has one, too.
 ///
 /// # Errors
 /// The file system's words, or the directory is another account's.
-pub fn make_mail_directory(share_root: &Path, domain: &HostName, uid: Uid) -> Result<(), HomeError> {
+pub fn make_mail_directory(share_root: &Path, domain: &str, uid: Uid) -> Result<(), HomeError> {
     let mail_path = share_root.join(MAIL);
-    let path = mail_path.join(domain.as_str());
+    let path = mail_path.join(domain);
     let failed = |what| move |source| HomeError::File { path: mail_path.clone(), what, source };
     let root = open_root(share_root)?;
     match mkdirat(&root, MAIL, Mode::from_raw_mode(0o711)) {
@@ -133,7 +133,7 @@ pub fn make_mail_directory(share_root: &Path, domain: &HostName, uid: Uid) -> Re
         Err(errno) => return Err(failed("making the directory")(errno.into())),
     }
     let mail = open_beneath(&root, MAIL).map_err(|errno| failed("opening the directory")(errno.into()))?;
-    match enter(&mail, domain.as_str(), 0o700, uid, &path)? {
+    match enter(&mail, domain, 0o700, uid, &path)? {
         Some(_) => Ok(()),
         None => Err(HomeError::File { path, what: "opening the directory", source: Errno::NOTDIR.into() }),
     }

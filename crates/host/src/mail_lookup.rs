@@ -11,8 +11,9 @@
 
 use crate::atomic::{self, Access, FileError, failed};
 use phalanx_model::mail::{DkimKey, MailState};
-use phalanx_model::{HostName, MailDomain, Position, Row, RowKey};
-use phalanx_plan::mail::lookup::{DIRECTORY, KEYS, LOGINS, LOGINS_SCHEMA, RECIPIENTS, RECIPIENTS_SCHEMA};
+use phalanx_model::{HostName, MailDomain, Position, Row, RowKey, Uid};
+use phalanx_plan::mail::lookup::{DIRECTORY, KEYS, LOGINS, LOGINS_SCHEMA, PROBE_USER, RECIPIENTS, RECIPIENTS_SCHEMA};
+use phalanx_plan::mail::probe::ProbeLogin;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -311,6 +312,24 @@ impl Lookups {
         Ok(())
     }
 
+    /// Has the probe mailbox as it should be, or not at all.
+    ///
+    /// # Errors
+    /// The file can't be read or written.
+    pub fn put_probe(&mut self, probe: Option<&ProbeLogin>) -> Result<(), LookupError> {
+        let sqlite = |source| LookupError::Sqlite { path: self.places.logins.clone(), source };
+        if probes(&self.logins).map_err(sqlite)?.iter().eq(probe) {
+            return Ok(());
+        }
+        let tx = self.logins.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sqlite)?;
+        tx.execute("DELETE FROM probe", []).map_err(sqlite)?;
+        if let Some(ProbeLogin { password, uid, home, networks }) = probe {
+            let row = params![PROBE_USER, password, uid.get(), home, networks];
+            tx.execute("INSERT INTO probe VALUES (?1, ?2, ?3, ?4, ?5)", row).map_err(sqlite)?;
+        }
+        tx.commit().map_err(sqlite)
+    }
+
     /// The position of the directory that both files show; nothing where they show none or different ones.
     ///
     /// # Errors
@@ -480,6 +499,14 @@ fn put_login(tx: &Transaction<'_>, key: &RowKey, row: Option<&Row>) -> rusqlite:
     Ok(())
 }
 
+fn probes(connection: &Connection) -> rusqlite::Result<Vec<ProbeLogin>> {
+    let mut find = connection.prepare_cached("SELECT password, home, networks FROM probe WHERE uid = ?1")?;
+    let row = |row: &rusqlite::Row<'_>| {
+        Ok(ProbeLogin { password: row.get(0)?, uid: Uid::PROBE, home: row.get(1)?, networks: row.get(2)? })
+    };
+    find.query_map([Uid::PROBE.get()], row)?.collect()
+}
+
 const POSITION_SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS position (one INTEGER PRIMARY KEY CHECK (one = 1), incarnation INTEGER NOT NULL, term INTEGER NOT NULL,
   revision INTEGER NOT NULL) STRICT;
@@ -539,10 +566,7 @@ fn make_directory(path: &Path, group: Option<u32>, mode: u32) -> Result<(), File
 
 /// The number of a group that a package makes.
 fn group_id(group: &'static str, package: &'static str) -> Result<u32, LookupError> {
-    let path = Path::new("/etc/group");
-    let text = std::fs::read_to_string(path).map_err(failed(path, "reading"))?;
-    let id = text.lines().find_map(|line| line.strip_prefix(group)?.strip_prefix(':')?.split(':').nth(1)?.parse().ok());
-    id.ok_or(LookupError::NoReader { group, package })
+    atomic::group_id(group)?.ok_or(LookupError::NoReader { group, package })
 }
 
 fn key_file(domain: &HostName, dkim: &DkimKey) -> String {

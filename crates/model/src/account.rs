@@ -106,6 +106,8 @@ impl Uid {
     pub const FIRST: Uid = Uid(Self::BASE + 1);
     /// The last one: as many as there are loopback addresses for them, less the network's first and last.
     pub const LAST: Uid = Uid(Self::BASE + LOOPBACK_COUNT - 2);
+    /// No account's: who owns the mailboxes that a cluster's health is tried with.
+    pub const PROBE: Uid = Uid(Self::BASE + LOOPBACK_COUNT - 1);
 
     /// The number.
     pub fn get(self) -> u32 {

@@ -11,6 +11,7 @@ pub mod dovecot;
 pub mod filter;
 pub mod lookup;
 pub mod postfix;
+pub mod probe;
 pub mod router;
 #[cfg(test)]
 mod tests;

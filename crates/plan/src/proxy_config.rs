@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: reading files and binding sockets, which phalanx-proxy does.
 
+use crate::mail::probe::Probe;
 use crate::spec::{BalancerSpec, MountSpec, ServiceSpec, WebSpec};
 use phalanx_model::Name;
 use phalanx_model::server::InternalNet;
@@ -210,6 +211,9 @@ pub struct BalancerConfig {
     /// The internal networks: from there to an external address, the source is masqueraded (hairpin).
     #[serde(default)]
     pub internal_networks: BTreeSet<InternalNet>,
+    /// What it logs in with, by cluster; kept in a file of its own beside this one ([`crate::mail::probe::FILE`]).
+    #[serde(skip)]
+    pub probes: BTreeMap<Name, Probe>,
     /// How nodes are checked.
     #[serde(default)]
     pub check: CheckSettings,
@@ -240,6 +244,12 @@ pub struct CheckSettings {
     pub score_lifetime_ms: u64,
     /// Flows to a node that has been unreachable for so long are ended, so that their clients try again.
     pub end_flows_after_ms: u64,
+    /// From one login with the probe mailbox to the next one; each costs a mail node several processes.
+    pub login_interval_ms: u64,
+    /// The same while logins fail.
+    pub login_again_ms: u64,
+    /// For one login, from connecting to the mailbox' content. Dovecot lets a login that it refuses wait for two seconds.
+    pub login_timeout_ms: u64,
 }
 
 impl Default for CheckSettings {
@@ -252,6 +262,9 @@ impl Default for CheckSettings {
             score_timeout_ms: 500,
             score_lifetime_ms: 5_000,
             end_flows_after_ms: 5_000,
+            login_interval_ms: 20_000,
+            login_again_ms: 3_000,
+            login_timeout_ms: 5_000,
         }
     }
 }
@@ -263,8 +276,8 @@ impl BalancerConfig {
 
     /// The configuration of a balancer.
     pub fn new(spec: &BalancerSpec) -> Self {
-        let BalancerSpec { services, internal_networks } = spec.clone();
-        Self { services, internal_networks, check: CheckSettings::default(), status: Self::status_default() }
+        let BalancerSpec { services, internal_networks, probes } = spec.clone();
+        Self { services, internal_networks, probes, check: CheckSettings::default(), status: Self::status_default() }
     }
 
     /// All that is wrong with it; empty when it can be used.
@@ -277,6 +290,9 @@ impl BalancerConfig {
             score_timeout_ms,
             score_lifetime_ms,
             end_flows_after_ms,
+            login_interval_ms,
+            login_again_ms,
+            login_timeout_ms,
         } = self.check;
         let mut problems = Vec::new();
         for (what, value, range) in [
@@ -287,6 +303,9 @@ impl BalancerConfig {
             ("score_timeout_ms", score_timeout_ms, 50..=60_000),
             ("score_lifetime_ms", score_lifetime_ms, 50..=600_000),
             ("end_flows_after_ms", end_flows_after_ms, 0..=86_400_000),
+            ("login_interval_ms", login_interval_ms, 100..=3_600_000),
+            ("login_again_ms", login_again_ms, 100..=3_600_000),
+            ("login_timeout_ms", login_timeout_ms, 50..=60_000),
         ] {
             in_range(&mut problems, "check", what, value, range);
         }

@@ -23,6 +23,28 @@ use std::collections::BTreeMap;
 /// The files of a generation: name → content.
 pub type Files = BTreeMap<String, String>;
 
+/// Who may read a file of a generation, which its name says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readers {
+    /// Everybody on the machine.
+    All,
+    /// Root, and phalanx-proxy's group.
+    Proxy,
+    /// Root.
+    Root,
+}
+
+impl Readers {
+    /// Of the file of this name, which may lie in a directory.
+    pub fn of(name: &str) -> Self {
+        match name.rsplit('/').next().unwrap_or(name) {
+            last if last.starts_with("secret-") => Self::Root,
+            last if last.starts_with("proxy-secret-") => Self::Proxy,
+            _ => Self::All,
+        }
+    }
+}
+
 /// The files that `spec` asks for.
 pub fn files(spec: &NodeSpec) -> Files {
     match &spec.work {
@@ -33,6 +55,7 @@ pub fn files(spec: &NodeSpec) -> Files {
         ]),
         Work::Balancer(balancer) => Files::from([
             ("balancer.json".to_owned(), json(&BalancerConfig::new(balancer))),
+            (mail::probe::FILE.to_owned(), json(&balancer.probes)),
             (SYSCTL_FILE.to_owned(), sysctl_file(&balancer_sysctls())),
         ]),
         Work::Mail(mail) => mail.as_ref().map(|mail| mail_files(spec, mail)).unwrap_or_default(),

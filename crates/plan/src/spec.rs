@@ -5,6 +5,7 @@ pub mod mail;
 
 pub use certificate::CertificateDigest;
 
+use crate::mail::probe::Probe;
 use crate::rights::{Held, KeptRight};
 use phalanx_model::cluster::{ClusterKind, Role};
 use phalanx_model::mail::MailProtocol;
@@ -75,7 +76,6 @@ pub struct NodeSpec {
 /// What a node does, by the kind of its cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(clippy::large_enum_variant, reason = "a machine has one, and a master as many as its cluster has nodes")]
 pub enum Work {
     /// Serves web sites.
     Web(WebSpec),
@@ -192,6 +192,9 @@ pub struct BalancerSpec {
     pub services: Vec<ServiceSpec>,
     /// The internal networks: from there to an external address, the source is masqueraded (hairpin).
     pub internal_networks: BTreeSet<InternalNet>,
+    /// What it logs in with, to see that a mail cluster lets people in.
+    #[serde(default)]
+    pub probes: BTreeMap<Name, Probe>,
 }
 
 /// One external address and port and the nodes behind it.
@@ -264,7 +267,7 @@ pub fn cluster_spec(
         let work = match found.kind {
             ClusterKind::Web => Work::Web(web_spec(fleet, found, server, role)),
             ClusterKind::Nas => Work::Nas(nas_spec(fleet, cluster)),
-            ClusterKind::Balancer => Work::Balancer(balancer_spec(fleet, cluster)),
+            ClusterKind::Balancer => Work::Balancer(balancer_spec(fleet, secrets, cluster)),
             ClusterKind::Mail => {
                 Work::Mail(mail::mail_spec(fleet, found, server, role, secrets.get(cluster)).map(Box::new))
             }
@@ -394,7 +397,16 @@ fn kept_rights(fleet: &Fleet, share: &Share) -> Vec<KeptRight> {
     kept.collect()
 }
 
-fn balancer_spec(fleet: &Fleet, balancer: &Name) -> BalancerSpec {
+/// What the balancer logs in to `cluster` with. While mailboxes move it is known under which grant they will be.
+fn probe(fleet: &Fleet, secrets: &BTreeMap<Name, mail::MailSecrets>, cluster: &Name) -> Option<(Name, Probe)> {
+    let found = fleet.clusters.get(cluster)?;
+    // Mailboxes on a node's own disk have no place that is made for it.
+    found.share.as_ref()?;
+    let number = found.grants.get(&Right::Mailboxes)?.number;
+    Some((cluster.clone(), Probe::new(secrets.get(cluster)?, number)))
+}
+
+fn balancer_spec(fleet: &Fleet, secrets: &BTreeMap<Name, mail::MailSecrets>, balancer: &Name) -> BalancerSpec {
     let services = fleet.addresses.values().filter(|a| a.balancer == *balancer).map(|address| {
         let cluster = &fleet.clusters[&address.cluster];
         let backends = cluster.nodes().map(|(server, _, settings)| {
@@ -416,5 +428,8 @@ fn balancer_spec(fleet: &Fleet, balancer: &Name) -> BalancerSpec {
         }
     });
     let networks = fleet.servers.values().map(|s| InternalNet { ip: s.address.network(), ..s.address });
-    BalancerSpec { services: services.collect(), internal_networks: networks.collect() }
+    let served: BTreeSet<&Name> =
+        fleet.addresses.values().filter(|a| a.balancer == *balancer).map(|a| &a.cluster).collect();
+    let probes = served.into_iter().filter_map(|cluster| probe(fleet, secrets, cluster)).collect();
+    BalancerSpec { services: services.collect(), internal_networks: networks.collect(), probes }
 }

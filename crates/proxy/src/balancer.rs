@@ -18,7 +18,7 @@ use anyhow::Context as _;
 use checks::{Checks, Outcome};
 use flows::{Flows, Which};
 use kernel::{Applied, Kernel};
-use phalanx_plan::balance::Balancer;
+use phalanx_plan::balance::{Balancer, Event};
 use phalanx_plan::proxy_config::BalancerConfig;
 use phalanx_plan::report::Severity;
 use report::Reporter;
@@ -135,7 +135,8 @@ impl Owner {
 
     fn adopt(&mut self) {
         self.state.configure(&self.config);
-        self.checks.follow(&self.config.check, self.state.targets(), self.state.scores());
+        let (targets, logins) = (self.state.targets(), self.state.logins());
+        self.checks.follow(&self.config.check, targets, logins, self.state.scores());
     }
 
     fn reload(&mut self, path: &Path) {
@@ -157,13 +158,22 @@ impl Owner {
         let now_ms = self.now_ms();
         match outcome {
             Outcome::Checked(target, result) => {
-                if let Some(event) = self.state.checked(target, result, now_ms) {
-                    self.lost_anew |= !event.up;
-                    let severity = if event.up { Severity::Info } else { Severity::Warning };
-                    self.reporter.event(severity, "backend", &event.text, "");
-                }
+                let event = self.state.checked(target, result, now_ms);
+                self.tell(event);
+            }
+            Outcome::LoggedIn(target, result) => {
+                let event = self.state.logged_in(target, result, now_ms);
+                self.tell(event);
             }
             Outcome::Scored(score, percent) => self.state.scored(score, percent, now_ms),
+        }
+    }
+
+    fn tell(&mut self, event: Option<Event>) {
+        if let Some(event) = event {
+            self.lost_anew |= !event.up;
+            let severity = if event.up { Severity::Info } else { Severity::Warning };
+            self.reporter.event(severity, "backend", &event.text, "");
         }
     }
 

@@ -1,8 +1,10 @@
 //! Reading and checking configuration files. A file is read whole and checked whole before anything is bound or changed.
 
+use phalanx_plan::mail::probe;
 use phalanx_plan::mail::router::MailConfig;
 use phalanx_plan::proxy_config::{BalancerConfig, ProxyConfig};
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Why a configuration file can't be used. Each names the file, and the line where there is one.
@@ -52,7 +54,14 @@ pub fn load_node(path: &Path) -> Result<ProxyConfig, ConfigError> {
 /// # Errors
 /// See [`ConfigError`].
 pub fn load_balancer(path: &Path) -> Result<BalancerConfig, ConfigError> {
-    load(path, BalancerConfig::problems)
+    let mut config = load(path, BalancerConfig::problems)?;
+    // Beside it lies what fewer may read; who has none logs in nowhere.
+    let probes = path.with_file_name(probe::FILE);
+    config.probes = match load(&probes, |_| Vec::new()) {
+        Err(ConfigError::Unreadable { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+        probes => probes?,
+    };
+    Ok(config)
 }
 
 /// Reads `mail.json`.

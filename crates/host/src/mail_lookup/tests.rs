@@ -49,15 +49,21 @@ fn at(revision: u64) -> Position {
 
 /// Asks as a daemon does: read-only, by the query that its configuration holds.
 fn ask(root: &Path, file: &str, query: &str, key: &str) -> Vec<String> {
+    // Postfix' `%s` is the key, Dovecot's the protocol.
+    ask_for(root, file, query, key, if file == LOGINS { "imap" } else { key })
+}
+
+fn ask_for(root: &Path, file: &str, query: &str, key: &str, percent_s: &str) -> Vec<String> {
     let path = root.join(file.trim_start_matches('/'));
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("opened");
     let domain = key.split_once('@').map_or(key, |(_, domain)| domain);
-    let text = query.replace("%s", key).replace("%u", key).replace("%d", domain);
+    let text = query.replace("%s", percent_s).replace("%u", key).replace("%d", domain);
     let mut find = connection.prepare(&text).expect("a query");
     let columns = find.column_count();
     let row = |row: &rusqlite::Row<'_>| {
         let values = (0..columns).map(|column| match row.get_ref(column)? {
             rusqlite::types::ValueRef::Integer(number) => Ok(number.to_string()),
+            rusqlite::types::ValueRef::Null => Ok("-".to_owned()),
             other => Ok(other.as_str()?.to_owned()),
         });
         values.collect::<rusqlite::Result<Vec<_>>>().map(|values| values.join(" "))
@@ -137,7 +143,10 @@ fn daemons_find_what_the_directory_has() {
     assert_eq!(recipients(query::STRAIGHT, "x@elsewhere.net"), [""; 0]);
     assert_eq!(recipients(query::SUSPENDED, "info@example.org"), [""; 0]);
     let logins = |query, key: &str| ask(root.path(), LOGINS, query, key);
-    assert_eq!(logins(query::PASSWORD, "info@example.org"), ["info@example.org {SHA512-CRYPT}$6$saltsaltsaltsaltsalt"]);
+    assert_eq!(
+        logins(query::PASSWORD, "info@example.org"),
+        ["info@example.org {SHA512-CRYPT}$6$saltsaltsaltsaltsalt -"]
+    );
     let uid = Uid::FIRST;
     let place = format!("{uid} {uid} /srv/phalanx/content/mail/example.org/info.7 *:bytes=1073741824");
     assert_eq!(logins(query::USER, "info@example.org"), [place.as_str()]);
@@ -268,4 +277,38 @@ fn a_key_of_another_domain_is_not_taken_for_ones_own() {
     let name: HostName = "example.org".parse().expect("a domain");
     assert!(is_key_of("example.org.phalanx.key", &name));
     assert!(!is_key_of("example.org.uk.phalanx.key", &name) && !is_key_of("a.example.org.phalanx.key", &name));
+}
+
+#[test]
+fn the_probe_mailbox_gets_in_by_imap_and_pop3_alone_and_is_on_no_list() {
+    use phalanx_plan::mail::lookup as query;
+    let root = tempfile::tempdir().expect("a directory");
+    let mut lookups = Lookups::open(root.path(), false).expect("opened");
+    let probe = |password: &str| ProbeLogin {
+        password: password.to_owned(),
+        uid: Uid::PROBE,
+        home: "/srv/phalanx/letters/mail/probe_mail".to_owned(),
+        networks: "10.9.0.1/32".to_owned(),
+    };
+    lookups.put_probe(Some(&probe("{SHA256.HEX}00"))).expect("put");
+    lookups.put_probe(Some(&probe("{SHA256.HEX}ff"))).expect("another password");
+    lookups.put_probe(Some(&probe("{SHA256.HEX}ff"))).expect("nothing to do");
+    put(&mut lookups, &[domain(MailState::Active), mailbox("info@example.org")], 1);
+    lookups.replace::<LookupError>(at(2), |put| put(mailbox("info@example.org"))).expect("replaced");
+    let logins = |query, protocol| ask_for(root.path(), LOGINS, query, PROBE_USER, protocol);
+    for protocol in ["imap", "pop3"] {
+        assert_eq!(logins(query::PASSWORD, protocol), ["phalanx-probe {SHA256.HEX}ff 10.9.0.1/32"]);
+        let uid = Uid::PROBE;
+        let place = format!("{uid} {uid} /srv/phalanx/letters/mail/probe_mail *:bytes=1048576");
+        assert_eq!(logins(query::USER, protocol), [place]);
+    }
+    for protocol in ["smtp", "sieve", "lmtp", "submission", "doveadm", ""] {
+        assert_eq!(logins(query::PASSWORD, protocol), [""; 0], "{protocol}");
+        assert_eq!(logins(query::USER, protocol), [""; 0], "{protocol}");
+    }
+    assert_eq!(logins(query::USERS, ""), ["info@example.org"]);
+    let recipients = |query| ask(root.path(), RECIPIENTS, query, PROBE_USER);
+    assert_eq!(recipients(query::MAILBOXES), [""; 0]);
+    lookups.put_probe(None).expect("gone");
+    assert_eq!(logins(query::PASSWORD, "imap"), [""; 0]);
 }

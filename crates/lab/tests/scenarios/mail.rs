@@ -7,6 +7,7 @@ mod hostile;
 mod logs;
 mod look_ups;
 mod one_node;
+mod probe;
 mod queues;
 mod refuses;
 mod talk;

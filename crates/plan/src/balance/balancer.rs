@@ -3,6 +3,7 @@
 use super::health::{CheckResult, Health, Verdict};
 use super::load::Load;
 use super::slots;
+use crate::mail::probe::Probe;
 use crate::proxy_config::{BalancerConfig, CheckSettings};
 use crate::report::{BackendReport, BackendState};
 use crate::spec::{BackendSpec, CheckKind, ServiceSpec};
@@ -45,6 +46,8 @@ pub struct FlowsToEnd {
 #[derive(Debug, Default)]
 pub struct Balancer {
     services: BTreeMap<SocketAddrV4, ServiceSpec>,
+    /// What mail clusters are logged in to with.
+    probes: BTreeMap<Name, Probe>,
     check: CheckSettings,
     /// By the address that is checked: one that serves several external addresses is checked once.
     targets: BTreeMap<SocketAddrV4, TargetState>,
@@ -56,19 +59,42 @@ pub struct Balancer {
     chosen: BTreeMap<SocketAddrV4, Vec<SocketAddrV4>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct TargetState {
     check: CheckKind,
+    /// By its checks.
     health: Health,
+    /// By logins with the probe mailbox. They are rare and need the whole of a node's daemons, so it is taken to be well until they say
+    /// otherwise.
+    login: Health,
     /// When it became unreachable, until its flows have been ended.
     lost_ms: Option<u64>,
+}
+
+impl TargetState {
+    fn new(check: CheckKind) -> Self {
+        Self { check, health: Health::default(), login: Health::presumed_up(), lost_ms: None }
+    }
+
+    /// What is believed of it. One that lets nobody in, and answers otherwise, refuses: flows that it has may go on.
+    fn verdict(&self) -> Verdict {
+        match (self.health.verdict(), self.login.verdict()) {
+            (Verdict::Up, Verdict::Refusing | Verdict::Unreachable) => Verdict::Refusing,
+            (verdict, _) => verdict,
+        }
+    }
+
+    fn why(&self) -> &str {
+        if self.health.verdict() == Verdict::Up { self.login.why() } else { self.health.why() }
+    }
 }
 
 impl Balancer {
     /// Takes a configuration, the first or a changed one. What is known of nodes that stay is kept.
     pub fn configure(&mut self, config: &BalancerConfig) {
-        let BalancerConfig { services, internal_networks: _, check, status: _ } = config;
+        let BalancerConfig { services, internal_networks: _, probes, check, status: _ } = config;
         self.check = *check;
+        self.probes.clone_from(probes);
         self.services = services.iter().map(|service| (service.external, service.clone())).collect();
         let backends: Vec<&BackendSpec> = self.services.values().flat_map(|service| &service.backends).collect();
         let targets = self.services.values().flat_map(|s| s.backends.iter().map(|backend| (backend.target, s.check)));
@@ -79,7 +105,13 @@ impl Balancer {
         self.loads.retain(|score, _| scores.contains(score));
         self.chosen.retain(|external, _| self.services.contains_key(external));
         for (target, check) in targets {
-            self.targets.entry(target).or_insert(TargetState { check, ..TargetState::default() });
+            self.targets.entry(target).or_insert(TargetState::new(check));
+        }
+        let tried: BTreeSet<SocketAddrV4> = self.logins().map(|(target, _, _)| target).collect();
+        for (target, state) in &mut self.targets {
+            if !tried.contains(target) {
+                state.login = Health::presumed_up();
+            }
         }
         for score in scores {
             self.loads.entry(score).or_default();
@@ -92,6 +124,24 @@ impl Balancer {
         self.targets.iter().map(|(target, state)| (*target, state.check))
     }
 
+    /// The addresses to log in to, and with what: IMAP and POP3, in TLS and not, of clusters that have a probe mailbox.
+    pub fn logins(&self) -> impl Iterator<Item = (SocketAddrV4, MailProtocol, Probe)> {
+        use MailProtocol::{Imap, Imaps, Pop3, Pop3s, Sieve, Smtp, Submission, Submissions};
+        let mut logins = BTreeMap::new();
+        for service in self.services.values() {
+            let (CheckKind::Mail(protocol), Some(probe)) = (service.check, self.probes.get(&service.cluster)) else {
+                continue;
+            };
+            match protocol {
+                Imap | Imaps | Pop3 | Pop3s => {
+                    logins.extend(service.backends.iter().map(|backend| (backend.target, (protocol, probe.clone()))));
+                }
+                Smtp | Submission | Submissions | Sieve => {}
+            }
+        }
+        logins.into_iter().map(|(target, (protocol, probe))| (target, protocol, probe))
+    }
+
     /// The addresses to read load scores from.
     pub fn scores(&self) -> impl Iterator<Item = SocketAddrV4> {
         self.loads.keys().copied()
@@ -99,19 +149,36 @@ impl Balancer {
 
     /// Takes the result of a check. An event tells that the node's verdict changed.
     pub fn checked(&mut self, target: SocketAddrV4, result: CheckResult, now_ms: u64) -> Option<Event> {
+        let CheckSettings { rise, fall, .. } = self.check;
+        self.observe(target, now_ms, |state| state.health.observe(result, rise, fall))
+    }
+
+    /// Takes what came of a login with the probe mailbox. An event tells that the node's verdict changed.
+    pub fn logged_in(&mut self, target: SocketAddrV4, result: CheckResult, now_ms: u64) -> Option<Event> {
+        let CheckSettings { rise, fall, .. } = self.check;
+        self.observe(target, now_ms, |state| state.login.observe(result, rise, fall))
+    }
+
+    fn observe(
+        &mut self,
+        target: SocketAddrV4,
+        now_ms: u64,
+        take: impl FnOnce(&mut TargetState) -> bool,
+    ) -> Option<Event> {
         let server = self.backends().find(|backend| backend.target == target)?.server.clone();
         let state = self.targets.get_mut(&target)?;
-        let before = state.health.verdict();
-        if !state.health.observe(result, self.check.rise, self.check.fall) {
+        let before = state.verdict();
+        take(state);
+        let now = state.verdict();
+        if now == before {
             return None;
         }
-        let now = state.health.verdict();
         state.lost_ms = (now == Verdict::Unreachable).then_some(now_ms);
         let text = match now {
             Verdict::Up if before == Verdict::Unknown => format!("{server} ({target}) is up"),
             Verdict::Up => format!("{server} ({target}) is up again"),
             Verdict::Unknown | Verdict::Refusing | Verdict::Unreachable => {
-                format!("{server} ({target}) is down: {}", state.health.why())
+                format!("{server} ({target}) is down: {}", state.why())
             }
         };
         Some(Event { server, up: now == Verdict::Up, text })
@@ -218,10 +285,10 @@ impl Balancer {
 
     fn state(&self, backend: &BackendSpec) -> (BackendState, String) {
         let target = &self.targets[&backend.target];
-        match (backend.drained, target.health.verdict(), self.level_percent(backend)) {
+        match (backend.drained, target.verdict(), self.level_percent(backend)) {
             (true, _, _) => (BackendState::Drained, "drained by an administrator".to_owned()),
             (_, Verdict::Unknown, _) => (BackendState::Down, "not checked yet".to_owned()),
-            (_, Verdict::Refusing | Verdict::Unreachable, _) => (BackendState::Down, target.health.why().to_owned()),
+            (_, Verdict::Refusing | Verdict::Unreachable, _) => (BackendState::Down, target.why().to_owned()),
             (_, Verdict::Up, 0) => (BackendState::Overloaded, "its load score is 0".to_owned()),
             (_, Verdict::Up, 100) => (BackendState::Up, String::new()),
             (_, Verdict::Up, level) => (BackendState::Up, format!("gets {level} % of its weight, by its load score")),
@@ -233,7 +300,7 @@ impl Balancer {
     }
 
     fn verdict(&self, backend: &BackendSpec) -> Verdict {
-        self.targets.get(&backend.target).map_or(Verdict::Unknown, |target| target.health.verdict())
+        self.targets.get(&backend.target).map_or(Verdict::Unknown, TargetState::verdict)
     }
 
     fn level_percent(&self, backend: &BackendSpec) -> u8 {

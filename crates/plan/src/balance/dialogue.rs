@@ -1,14 +1,16 @@
 //! Checking a mail server through its own protocol, as a state machine without a socket: lines come in, commands and a verdict come out.
 //!
-//! A dialogue goes as far as one can go without logging in. Whatever the other end says, it is bounded: a line has at most
+//! A dialogue goes as far as one can go without logging in; one that logs in ([`Dialogue::login`]) opens the probe mailbox' inbox, so that its
+//! storage is touched. It says the password in TLS alone. Whatever the other end says, it is bounded: a line has at most
 //! [`LINE_BYTES_MAX`] bytes and the whole dialogue at most [`LINES_MAX`] lines.
 //!
 //! Who answers in the protocol, but with a refusal, lives and should get nothing ([`CheckResult::Refused`]); who answers anything else is no
 //! server of this protocol ([`CheckResult::Unreachable`]).
 //!
-//! Deliberately absent: TLS, which lies below; waiting; logging in.
+//! Deliberately absent: TLS itself, which lies below; waiting.
 
 use super::health::CheckResult;
+use crate::mail::probe::Probe;
 use phalanx_model::mail::MailProtocol;
 use std::net::Ipv4Addr;
 
@@ -39,6 +41,8 @@ pub enum Progress {
     More,
     /// Send this, then wait for more.
     Say(String),
+    /// Begin TLS, then send this. What came before is all in the clear.
+    Secure(String),
     /// It is over; this may be sent as a farewell, and no answer to it be waited for.
     Over(CheckResult, String),
 }
@@ -49,6 +53,8 @@ struct Turn {
     what: &'static str,
     expected: Expected,
     answer: String,
+    /// Whether TLS begins before the answer.
+    then_tls: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -82,7 +88,6 @@ enum Meaning {
 impl Dialogue {
     /// With a server of `protocol`. Whoever asks has the address `own`, by which it greets (RFC 5321, 4.1.3).
     pub fn new(protocol: MailProtocol, own: Ipv4Addr) -> Self {
-        let turn = |what, expected, answer: &str| Turn { what, expected, answer: answer.to_owned() };
         let turns = match protocol {
             MailProtocol::Smtp | MailProtocol::Submission | MailProtocol::Submissions => vec![
                 turn("SMTP greeting", Expected::Reply("220"), &format!("EHLO [{own}]\r\n")),
@@ -99,6 +104,52 @@ impl Dialogue {
             ],
             MailProtocol::Sieve => vec![turn("ManageSieve greeting", Expected::SieveCapabilities, "LOGOUT\r\n")],
         };
+        Self::of(turns)
+    }
+
+    /// With a server of `protocol` that people log in to for their mail, as the probe mailbox. Nothing where nobody does so.
+    pub fn login(protocol: MailProtocol, probe: &Probe) -> Option<Self> {
+        let (user, password) = (probe.user(), &probe.password);
+        let log_in = format!("b LOGIN {user} {password}\r\n");
+        let imap = [
+            turn("IMAP answer to the probe's LOGIN", Expected::Tagged("b"), "c SELECT INBOX\r\n"),
+            turn("IMAP answer to SELECT of the probe mailbox", Expected::Tagged("c"), "d LOGOUT\r\n"),
+        ];
+        let pop3 = [
+            turn("POP3 answer to the probe's USER", Expected::Pop3Line, &format!("PASS {password}\r\n")),
+            turn("POP3 answer to the probe's PASS", Expected::Pop3Line, "STAT\r\n"),
+            turn("POP3 answer to STAT of the probe mailbox", Expected::Pop3Line, "QUIT\r\n"),
+        ];
+        let say_user = format!("USER {user}\r\n");
+        let turns: Vec<Turn> = match protocol {
+            MailProtocol::Imaps => {
+                [turn("IMAP greeting", Expected::ImapGreeting, &log_in)].into_iter().chain(imap).collect()
+            }
+            MailProtocol::Imap => {
+                let begin = [
+                    turn("IMAP greeting", Expected::ImapGreeting, "a STARTTLS\r\n"),
+                    Turn { then_tls: true, ..turn("IMAP answer to STARTTLS", Expected::Tagged("a"), &log_in) },
+                ];
+                begin.into_iter().chain(imap).collect()
+            }
+            MailProtocol::Pop3s => {
+                [turn("POP3 greeting", Expected::Pop3Line, &say_user)].into_iter().chain(pop3).collect()
+            }
+            MailProtocol::Pop3 => {
+                let begin = [
+                    turn("POP3 greeting", Expected::Pop3Line, "STLS\r\n"),
+                    Turn { then_tls: true, ..turn("POP3 answer to STLS", Expected::Pop3Line, &say_user) },
+                ];
+                begin.into_iter().chain(pop3).collect()
+            }
+            MailProtocol::Smtp | MailProtocol::Submission | MailProtocol::Submissions | MailProtocol::Sieve => {
+                return None;
+            }
+        };
+        Some(Self::of(turns))
+    }
+
+    fn of(turns: Vec<Turn>) -> Self {
         Self { turns, now: 0, lines_of_turn: 0, lines: 0, partial: Vec::new() }
     }
 
@@ -110,7 +161,7 @@ impl Dialogue {
     /// Takes what came.
     pub fn received(&mut self, bytes: &[u8]) -> Progress {
         let mut say = String::new();
-        for byte in bytes {
+        for (at, byte) in bytes.iter().enumerate() {
             if *byte != b'\n' {
                 if self.partial.len() == LINE_BYTES_MAX {
                     let why = format!("{} has a line of more than {LINE_BYTES_MAX} bytes", self.awaited());
@@ -123,6 +174,12 @@ impl Dialogue {
             match self.line(&String::from_utf8_lossy(&line)) {
                 Progress::More => {}
                 Progress::Say(more) => say.push_str(&more),
+                // What is said in the clear behind it could be anybody's, and would be taken for what was said in TLS.
+                Progress::Secure(_) if at + 1 < bytes.len() || !say.is_empty() => {
+                    let why = "it said more in the clear after it had agreed to TLS".to_owned();
+                    return Progress::Over(CheckResult::Refused(why), String::new());
+                }
+                Progress::Secure(more) => return Progress::Secure(more),
                 Progress::Over(result, farewell) => return Progress::Over(result, say + &farewell),
             }
         }
@@ -136,7 +193,7 @@ impl Dialogue {
 
     fn line(&mut self, line: &str) -> Progress {
         let line = line.trim_end_matches('\r');
-        let Turn { what, expected, answer } = &self.turns[self.now];
+        let Turn { what, expected, answer, then_tls } = &self.turns[self.now];
         let is_first = self.lines_of_turn == 0;
         self.lines_of_turn += 1;
         self.lines += 1;
@@ -150,7 +207,7 @@ impl Dialogue {
             Meaning::Met => {
                 self.now += 1;
                 self.lines_of_turn = 0;
-                Progress::Say(answer.clone())
+                if *then_tls { Progress::Secure(answer.clone()) } else { Progress::Say(answer.clone()) }
             }
             Meaning::Refused => over(CheckResult::Refused(format!("{what} was {}", told(line)))),
             Meaning::Foreign => {
@@ -158,6 +215,10 @@ impl Dialogue {
             }
         }
     }
+}
+
+fn turn(what: &'static str, expected: Expected, answer: &str) -> Turn {
+    Turn { what, expected, answer: answer.to_owned(), then_tls: false }
 }
 
 impl Expected {
@@ -230,12 +291,16 @@ mod tests {
 
     /// What is said at each piece that comes, and how it ends.
     fn talk(protocol: MailProtocol, pieces: &[&str]) -> (Vec<String>, Option<CheckResult>) {
-        let mut dialogue = Dialogue::new(protocol, OWN);
+        converse(Dialogue::new(protocol, OWN), pieces)
+    }
+
+    fn converse(mut dialogue: Dialogue, pieces: &[&str]) -> (Vec<String>, Option<CheckResult>) {
         let mut said = Vec::new();
         for piece in pieces {
             match dialogue.received(piece.as_bytes()) {
                 Progress::More => {}
                 Progress::Say(text) => said.push(text),
+                Progress::Secure(text) => said.push(format!("<TLS>{text}")),
                 Progress::Over(result, farewell) => {
                     said.push(farewell);
                     return (said, Some(result));
@@ -288,6 +353,55 @@ mod tests {
         refused(Pop3, &["-ERR [SYS/TEMP] later\r\n"], "POP3 greeting was -ERR [SYS/TEMP] later");
         refused(Pop3, &[POP3[0], "-ERR no\r\n"], "POP3 answer to CAPA was -ERR no");
         refused(Sieve, &["BYE (TRYLATER) \"x\"\r\n"], "ManageSieve greeting was BYE (TRYLATER) \"x\"");
+    }
+
+    fn logged_in(protocol: MailProtocol, pieces: &[&str]) -> (Vec<String>, Option<CheckResult>) {
+        let probe = Probe { password: "00ff".into(), certificate_pem: String::new() };
+        converse(Dialogue::login(protocol, &probe).expect("people log in"), pieces)
+    }
+
+    #[test]
+    fn a_login_opens_the_mailbox_and_says_its_password_in_tls_alone() {
+        use MailProtocol::{Imap, Imaps, Pop3, Pop3s};
+        let imap = ["b OK [CAPABILITY IMAP4rev1] in\r\n", "* 0 EXISTS\r\nc OK [READ-WRITE] done\r\n"];
+        let (said, result) = logged_in(Imaps, &[IMAP[0], imap[0], imap[1]]);
+        assert_eq!(said, ["b LOGIN phalanx-probe 00ff\r\n", "c SELECT INBOX\r\n", "d LOGOUT\r\n"]);
+        assert_eq!(result, Some(CheckResult::Passed));
+        let (said, result) = logged_in(Imap, &[IMAP[0], "a OK begin\r\n", imap[0], imap[1]]);
+        assert_eq!(said[..2], ["a STARTTLS\r\n", "<TLS>b LOGIN phalanx-probe 00ff\r\n"]);
+        assert_eq!(result, Some(CheckResult::Passed));
+        let pop3 = ["+OK\r\n", "+OK in\r\n", "+OK 0 0\r\n"];
+        let (said, result) = logged_in(Pop3s, &[POP3[0], pop3[0], pop3[1], pop3[2]]);
+        assert_eq!(said, ["USER phalanx-probe\r\n", "PASS 00ff\r\n", "STAT\r\n", "QUIT\r\n"]);
+        assert_eq!(result, Some(CheckResult::Passed));
+        let (said, _) = logged_in(Pop3, &[POP3[0], "+OK begin\r\n", pop3[0]]);
+        assert_eq!(said, ["STLS\r\n", "<TLS>USER phalanx-probe\r\n", "PASS 00ff\r\n"]);
+        let refused = |protocol, pieces: &[&str], why: &str| {
+            let (said, result) = logged_in(protocol, pieces);
+            assert_eq!(result, Some(CheckResult::Refused(why.into())), "{pieces:?}");
+            said
+        };
+        let unavailable = "b NO [UNAVAILABLE] Temporary authentication failure.\r\n";
+        let why = "IMAP answer to the probe's LOGIN was b NO [UNAVAILABLE] Temporary authentication failure.";
+        refused(Imaps, &[IMAP[0], unavailable], why);
+        let why = "IMAP answer to SELECT of the probe mailbox was c NO [SERVERBUG] Internal error";
+        refused(Imaps, &[IMAP[0], imap[0], "c NO [SERVERBUG] Internal error\r\n"], why);
+        let why = "POP3 answer to the probe's PASS was -ERR [SYS/TEMP] later";
+        refused(Pop3s, &[POP3[0], pop3[0], "-ERR [SYS/TEMP] later\r\n"], why);
+        // What somebody in between puts behind the agreement is not heard as if it had come in TLS.
+        let more = "it said more in the clear after it had agreed to TLS";
+        for pieces in [&[IMAP[0], "a OK begin\r\nb OK in\r\n"][..], &["* OK hi\r\na OK begin\r\n"]] {
+            assert!(!refused(Imap, pieces, more).concat().contains("00ff"), "{pieces:?}");
+        }
+        assert!(
+            !refused(Imap, &[IMAP[0], "a NO none\r\n"], "IMAP answer to STARTTLS was a NO none")
+                .concat()
+                .contains("00ff")
+        );
+        for protocol in [MailProtocol::Smtp, MailProtocol::Submission, MailProtocol::Submissions, MailProtocol::Sieve] {
+            let probe = Probe { password: "00ff".into(), certificate_pem: String::new() };
+            assert!(Dialogue::login(protocol, &probe).is_none(), "the probe mailbox gets in nowhere else");
+        }
     }
 
     #[test]

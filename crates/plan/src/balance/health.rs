@@ -37,6 +37,11 @@ pub enum Verdict {
 }
 
 impl Health {
+    /// Of something that is believed to be well until enough results in a row say otherwise, the first ones included.
+    pub fn presumed_up() -> Self {
+        Self { verdict: Verdict::Up, ..Self::default() }
+    }
+
     /// Takes a check's result; says whether the verdict changed.
     pub fn observe(&mut self, result: CheckResult, rise: u32, fall: u32) -> bool {
         let (found, why, needed) = match result {
@@ -112,6 +117,14 @@ mod tests {
         assert!(health.observe(down(), 2, 2));
         assert!(health.observe(CheckResult::Refused("the share is absent".into()), 2, 2), "the kind follows at once");
         assert_eq!(health.verdict(), Verdict::Refusing);
+    }
+
+    #[test]
+    fn what_is_presumed_well_needs_company_to_be_down_at_the_start_too() {
+        let mut health = Health::presumed_up();
+        assert!(!health.observe(down(), 2, 2));
+        assert_eq!(health.verdict(), Verdict::Up);
+        assert!(health.observe(down(), 2, 2));
     }
 
     proptest! {

@@ -143,7 +143,7 @@ fn storage(conf: &mut Settings) {
     conf.set("mail_nfs_storage", "no");
     conf.set("mail_nfs_index", "no");
     conf.set("first_valid_uid", phalanx_model::Uid::FIRST);
-    conf.set("last_valid_uid", phalanx_model::Uid::LAST);
+    conf.set("last_valid_uid", phalanx_model::Uid::PROBE);
     conf.set("first_valid_gid", phalanx_model::Uid::FIRST);
     conf.set("mail_privileged_group", "");
     conf.set("mail_max_userip_connections", "50");

@@ -28,7 +28,12 @@ pub const LOGINS_SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS domain (name TEXT PRIMARY KEY, uid INTEGER NOT NULL, root TEXT NOT NULL, active INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mailbox (address TEXT PRIMARY KEY, domain TEXT NOT NULL, password TEXT NOT NULL, directory TEXT NOT NULL,
   quota_bytes INTEGER NOT NULL, active INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS probe (name TEXT PRIMARY KEY, password TEXT NOT NULL, uid INTEGER NOT NULL, home TEXT NOT NULL, networks TEXT NOT NULL)
+  STRICT, WITHOUT ROWID;
 ";
+
+/// The mailbox that balancers try a login with ([`super::probe`]). Customers' have a domain.
+pub const PROBE_USER: &str = "phalanx-probe";
 
 /// Domains that mail is taken for.
 pub const DOMAINS: &str = "SELECT name FROM domain WHERE name = '%s'";
@@ -56,13 +61,15 @@ pub const SENDERS: &str =
 /// How mail of a sender reaches other servers: straight, if the sender is of a domain of ours.
 pub const STRAIGHT: &str = "SELECT 'smtp:' FROM domain WHERE name = '%d'";
 
-/// What proves a login.
-pub const PASSWORD: &str = "SELECT m.address AS user, m.password FROM mailbox m JOIN domain d ON d.name = m.domain \
-    WHERE m.address = '%u' AND m.active = 1 AND d.active = 1";
+/// What proves a login. The probe's holds for IMAP and POP3 alone, and from its networks.
+pub const PASSWORD: &str = "SELECT m.address AS user, m.password AS password, NULL AS allow_nets FROM mailbox m \
+    JOIN domain d ON d.name = m.domain WHERE m.address = '%u' AND m.active = 1 AND d.active = 1 \
+    UNION ALL SELECT name, password, networks FROM probe WHERE name = '%u' AND '%s' IN ('imap', 'pop3')";
 
 /// Whose a mailbox is and where it lies. One that is suspended has a place, too: for what was taken before.
 pub const USER: &str = "SELECT d.uid AS uid, d.uid AS gid, d.root || m.directory AS home, '*:bytes=' || m.quota_bytes AS quota_rule \
-    FROM mailbox m JOIN domain d ON d.name = m.domain WHERE m.address = '%u'";
+    FROM mailbox m JOIN domain d ON d.name = m.domain WHERE m.address = '%u' \
+    UNION ALL SELECT uid, uid, home, '*:bytes=1048576' FROM probe WHERE name = '%u' AND '%s' IN ('imap', 'pop3')";
 
 /// All mailboxes.
 pub const USERS: &str = "SELECT address AS user FROM mailbox";

@@ -85,6 +85,7 @@ fn the_holder_reads_this() {
     expect_file!["golden/adopted-master.cf"].assert_eq(&files["adopted/mail3/master.cf"]);
     expect_file!["golden/mailboxes.conf"].assert_eq(&files["mailboxes.conf"]);
     expect_file!["golden/logins.conf"].assert_eq(&files["logins.conf"]);
+    expect_file!["golden/logins-sql.conf"].assert_eq(&files["logins-sql.conf"]);
     expect_file!["golden/mail.json"].assert_eq(&files["mail.json"]);
     let filter: String = (files.iter().filter(|(name, _)| name.starts_with("rspamd/") && !name.contains("secret-")))
         .map(|(name, text)| format!("==> {name}\n{text}\n"))
@@ -248,4 +249,30 @@ fn a_node_without_its_own_queue_takes_no_mail() {
     assert!(!units.contains(&Unit::Postfix) && units.contains(&Unit::AdoptedQueues) && units.contains(&Unit::Logins));
     let inet = |text: &str| text.lines().any(|line| line.contains(" inet "));
     assert!(!inet(&files["adopted/mail3/master.cf"]), "an adopted queue has no entrance");
+}
+
+#[test]
+fn the_probe_mailbox_is_the_holders_and_has_another_password_after_each_move() {
+    use super::probe::{self, Probe, ProbeLogin};
+    use crate::render;
+    use crate::spec::BalancerSpec;
+    let spec = mail(Some(41));
+    let login = ProbeLogin::of(&node(&spec), &spec).expect("the holder knows it");
+    assert_eq!((login.home.as_str(), login.networks.as_str()), ("/srv/phalanx/letters/mail/probe_mail", "10.9.0.1/32"));
+    let known = Probe::new(&spec.secrets, spec.mailboxes.number);
+    let proof = crate::steps::generations::sha256_hex(known.password.as_bytes());
+    assert_eq!(login.password, format!("{{SHA256.HEX}}{proof}"), "the balancer's password is the one that holds");
+    let moved = Probe::new(&spec.secrets, spec.mailboxes.number + 1);
+    assert_ne!(moved.password, known.password);
+    assert_ne!(format!("{moved:?}"), format!("{known:?}"), "another password is another state");
+    assert!(!format!("{known:?}").contains(&known.password));
+    for other in [mail(Some(42)), mail(None), MailSpec { balancers: BTreeSet::new(), ..mail(Some(41)) }] {
+        assert_eq!(ProbeLogin::of(&node(&other), &other), None);
+    }
+    let probes = BTreeMap::from([("mail".parse().expect("a name"), known.clone())]);
+    let work = Work::Balancer(BalancerSpec { services: vec![], internal_networks: BTreeSet::new(), probes });
+    for (name, text) in render::files(&NodeSpec { work, ..node(&spec) }) {
+        assert_eq!(text.contains(&known.password), name == probe::FILE, "{name}");
+    }
+    assert_eq!(render::Readers::of(probe::FILE), render::Readers::Proxy);
 }

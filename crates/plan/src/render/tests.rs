@@ -89,7 +89,11 @@ fn a_web_node_has_all_that_its_daemons_read() {
 
 #[test]
 fn a_balancer_forwards() {
-    let work = Work::Balancer(crate::spec::BalancerSpec { services: vec![], internal_networks: Default::default() });
+    let work = Work::Balancer(crate::spec::BalancerSpec {
+        services: vec![],
+        internal_networks: Default::default(),
+        probes: Default::default(),
+    });
     expect![[r#"
         net.ipv4.ip_forward = 1
     "#]]

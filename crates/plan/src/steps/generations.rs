@@ -1,7 +1,7 @@
 //! Which generation of files shall be live, and the steps that make it so.
 
 use super::{Desired, Drift, Marks, Observed, Plan, Step, diff};
-use crate::render::Files;
+use crate::render::{Files, Readers};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
@@ -126,7 +126,12 @@ fn note_hand_edits(desired: &Desired, wanted: &FileDigests, observed: &Observed,
         let is_known = wanted.get(name).is_some_and(|wanted| wanted == digest);
         let was = desired.files.get(name).filter(|_| is_known).map_or("", String::as_str);
         let what = format!("the live file {name} of generation {live} was changed by hand");
-        plan.drift.push(Drift { what, diff: diff::lines(was, now) });
+        // Events are read by more people than secrets are.
+        let diff = match Readers::of(name) {
+            Readers::All => diff::lines(was, now),
+            Readers::Proxy | Readers::Root => "what a secret file holds is not shown\n".to_owned(),
+        };
+        plan.drift.push(Drift { what, diff });
     }
     for name in observed.live_files.keys().filter(|name| !seen.files.contains_key(*name)) {
         plan.drifted(format!("a foreign file {name} lies in the live generation {live}"), format!("+{name}\n"));

@@ -241,7 +241,11 @@ fn balancer(externals: impl Iterator<Item = Ipv4Addr>) -> BalancerSpec {
         check: crate::spec::CheckKind::Http,
         backends: vec![],
     };
-    BalancerSpec { services: externals.map(service).collect(), internal_networks: BTreeSet::new() }
+    BalancerSpec {
+        services: externals.map(service).collect(),
+        internal_networks: BTreeSet::new(),
+        probes: BTreeMap::new(),
+    }
 }
 
 fn arbitrary_spec() -> impl Strategy<Value = Option<NodeSpec>> {

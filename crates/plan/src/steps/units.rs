@@ -4,7 +4,7 @@ use super::desired::{EXPORTS_FILE, HTTPD_COMMON_FILE, TABLE_FILE};
 use super::generations::{Target, digest_of, edited_by_hand, is_of};
 use super::marks::Reader;
 use super::{Desired, Marks, Observed, Plan, Step, diff};
-use crate::mail::{dovecot, filter, router};
+use crate::mail::{dovecot, filter, probe, router};
 use serde::{Deserialize, Serialize};
 
 /// A unit that a node may need, in the order in which they start; they stop in the opposite order.
@@ -88,7 +88,7 @@ impl Unit {
             Self::Guard => &["guard.json"],
             Self::Logs => &["logs.json"],
             Self::Proxy => &["proxy.json"],
-            Self::Balancer => &["balancer.json"],
+            Self::Balancer => &["balancer.json", probe::FILE],
             Self::FilterMemory => &[filter::MEMORY_FILE],
             Self::Filter => &["rspamd/"],
             Self::Senders => &[filter::SRS_FILE, filter::SENDERS_FILE],

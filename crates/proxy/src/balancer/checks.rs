@@ -1,19 +1,22 @@
 //! Checking nodes and reading their load scores, each address by a task of its own. A web node is asked for its health page, a mail node
-//! through its protocol ([`mail_check`]).
+//! through its protocol ([`mail_check`]); where people log in, also by a login with the probe mailbox, now and then.
 //!
 //! Checks of one node start at a steady pace whether or not the one before has its answer; each is bounded in time and bytes, so
 //! their number is too. A node's score that can't be read is not an error.
 
 use super::mail_check;
+use phalanx_model::mail::MailProtocol;
 use phalanx_plan::balance::CheckResult;
 use phalanx_plan::balance::health::next_check_in_ms;
 use phalanx_plan::balance::load::parse_agent_check;
+use phalanx_plan::mail::probe::Probe;
 use phalanx_plan::proxy_config::{CheckSettings, HEALTH_PATH};
 use phalanx_plan::spec::CheckKind;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::SocketAddrV4;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -31,6 +34,8 @@ const ANSWER_BYTES_MAX: usize = 2_048;
 pub enum Outcome {
     /// A node's health.
     Checked(SocketAddrV4, CheckResult),
+    /// What came of a login with the probe mailbox.
+    LoggedIn(SocketAddrV4, CheckResult),
     /// A node's load score in percent.
     Scored(SocketAddrV4, u8),
 }
@@ -41,13 +46,15 @@ pub struct Checks {
     results: mpsc::Sender<Outcome>,
     settings: CheckSettings,
     health: BTreeMap<(SocketAddrV4, CheckKind), AbortHandle>,
+    logins: BTreeMap<(SocketAddrV4, MailProtocol, Arc<Probe>), AbortHandle>,
     scores: BTreeMap<SocketAddrV4, AbortHandle>,
 }
 
 impl Checks {
     /// No task yet; results will go to `results`.
     pub fn new(results: mpsc::Sender<Outcome>) -> Self {
-        Self { results, settings: CheckSettings::default(), health: BTreeMap::new(), scores: BTreeMap::new() }
+        let settings = CheckSettings::default();
+        Self { results, settings, health: BTreeMap::new(), logins: BTreeMap::new(), scores: BTreeMap::new() }
     }
 
     /// Starts tasks for new addresses and ends those of gone ones; changed settings start all anew.
@@ -55,31 +62,42 @@ impl Checks {
         &mut self,
         settings: &CheckSettings,
         targets: impl Iterator<Item = (SocketAddrV4, CheckKind)>,
+        logins: impl Iterator<Item = (SocketAddrV4, MailProtocol, Probe)>,
         scores: impl Iterator<Item = SocketAddrV4>,
     ) {
         if self.settings != *settings {
-            keep_only(&mut self.health, &[]);
-            keep_only(&mut self.scores, &[]);
+            self.end_all();
             self.settings = *settings;
         }
         let (targets, scores): (Vec<_>, Vec<_>) = (targets.collect(), scores.collect());
+        let logins: Vec<_> = logins.map(|(target, protocol, probe)| (target, protocol, Arc::new(probe))).collect();
         keep_only(&mut self.health, &targets);
+        keep_only(&mut self.logins, &logins);
         keep_only(&mut self.scores, &scores);
         for (target, kind) in targets {
             let task = || tokio::spawn(check_forever(target, kind, *settings, self.results.clone())).abort_handle();
             self.health.entry((target, kind)).or_insert_with(task);
+        }
+        for login in logins {
+            let task = || tokio::spawn(log_in_forever(login.clone(), *settings, self.results.clone())).abort_handle();
+            self.logins.entry(login.clone()).or_insert_with(task);
         }
         for score in scores {
             let task = || tokio::spawn(score_forever(score, *settings, self.results.clone())).abort_handle();
             self.scores.entry(score).or_insert_with(task);
         }
     }
+
+    fn end_all(&mut self) {
+        keep_only(&mut self.health, &[]);
+        keep_only(&mut self.logins, &[]);
+        keep_only(&mut self.scores, &[]);
+    }
 }
 
 impl Drop for Checks {
     fn drop(&mut self) {
-        keep_only(&mut self.health, &[]);
-        keep_only(&mut self.scores, &[]);
+        self.end_all();
     }
 }
 
@@ -109,6 +127,26 @@ async fn check_forever(target: SocketAddrV4, kind: CheckKind, settings: CheckSet
                     }
                 }
             }
+        }
+    }
+}
+
+/// Logs in one time after the other, more often while it fails. The first time is some time after the start, so that the logins of many addresses
+/// spread.
+async fn log_in_forever(
+    (target, protocol, probe): (SocketAddrV4, MailProtocol, Arc<Probe>),
+    settings: CheckSettings,
+    results: mpsc::Sender<Outcome>,
+) {
+    let limit = Duration::from_millis(settings.login_timeout_ms);
+    let mut pause_ms = settings.login_again_ms;
+    loop {
+        sleep(Duration::from_millis(next_check_in_ms(pause_ms, random()))).await;
+        let Some(result) = mail_check::log_in(target, protocol, &probe, limit).await else { return };
+        let passed = result == CheckResult::Passed;
+        pause_ms = if passed { settings.login_interval_ms } else { settings.login_again_ms };
+        if results.send(Outcome::LoggedIn(target, result)).await.is_err() {
+            return;
         }
     }
 }

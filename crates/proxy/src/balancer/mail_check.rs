@@ -4,11 +4,13 @@ use super::tls;
 use phalanx_model::mail::MailProtocol;
 use phalanx_plan::balance::CheckResult;
 use phalanx_plan::balance::dialogue::{Dialogue, Progress};
+use phalanx_plan::mail::probe::Probe;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 /// What is read at once; the dialogue bounds the whole.
@@ -16,9 +18,26 @@ const ROOM_BYTES: usize = 2_048;
 
 /// Speaks `protocol` with `target`, as far as one can without logging in.
 pub async fn check(target: SocketAddrV4, protocol: MailProtocol, limit: Duration) -> CheckResult {
-    // What was waited for when time was over.
     let mut awaited = "connection";
     let result = timeout(limit, ask(target, protocol, &mut awaited)).await;
+    judged(result, awaited, limit)
+}
+
+/// Logs in to `target` with the probe mailbox, and opens it. Nothing where nobody logs in by this protocol for mail.
+pub async fn log_in(
+    target: SocketAddrV4,
+    protocol: MailProtocol,
+    probe: &Probe,
+    limit: Duration,
+) -> Option<CheckResult> {
+    let dialogue = Dialogue::login(protocol, probe)?;
+    let mut awaited = "connection";
+    let result = timeout(limit, ask_in(target, protocol, probe, dialogue, &mut awaited)).await;
+    Some(judged(result, awaited, limit))
+}
+
+/// What asking within a time means; `awaited` is what was waited for last.
+fn judged(result: Result<io::Result<CheckResult>, Elapsed>, awaited: &str, limit: Duration) -> CheckResult {
     match result {
         Ok(Ok(result)) => result,
         Ok(Err(error)) => CheckResult::Unreachable(error.to_string()),
@@ -34,37 +53,89 @@ async fn ask(target: SocketAddrV4, protocol: MailProtocol, awaited: &mut &'stati
         SocketAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
     };
     let dialogue = Dialogue::new(protocol, own);
-    match protocol {
-        MailProtocol::Submissions | MailProtocol::Imaps | MailProtocol::Pop3s => {
-            *awaited = "TLS handshake";
-            match tls::handshake(stream, target).await {
-                Ok(stream) => speak(stream, dialogue, awaited).await,
-                // It answers, but not as it should: its flows may go on.
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    Ok(CheckResult::Refused(format!("TLS handshake failed: {error}")))
-                }
-                Err(error) => Ok(CheckResult::Unreachable(format!("TLS handshake failed: {error}"))),
-            }
+    if begins_in_tls(protocol) {
+        *awaited = "TLS handshake";
+        return match tls::handshake(stream, target).await {
+            Ok(stream) => speak(stream, dialogue, awaited).await.map(Spoken::result),
+            Err(error) => Ok(no_tls(&error)),
+        };
+    }
+    speak(stream, dialogue, awaited).await.map(Spoken::result)
+}
+
+async fn ask_in(
+    target: SocketAddrV4,
+    protocol: MailProtocol,
+    probe: &Probe,
+    mut dialogue: Dialogue,
+    awaited: &mut &'static str,
+) -> io::Result<CheckResult> {
+    let mut stream = TcpStream::connect(target).await?;
+    stream.set_nodelay(true)?;
+    let mut first = String::new();
+    if !begins_in_tls(protocol) {
+        match speak(stream, dialogue, awaited).await? {
+            Spoken::Over(result) => return Ok(result),
+            Spoken::ToTls(clear, then, text) => (stream, dialogue, first) = (clear, then, text),
         }
+    }
+    *awaited = "TLS handshake";
+    match tls::handshake_as(stream, target, &probe.certificate_pem).await {
+        Ok(mut stream) => {
+            stream.write_all(first.as_bytes()).await?;
+            stream.flush().await?;
+            speak(stream, dialogue, awaited).await.map(Spoken::result)
+        }
+        Err(error) => Ok(no_tls(&error)),
+    }
+}
+
+fn begins_in_tls(protocol: MailProtocol) -> bool {
+    match protocol {
+        MailProtocol::Submissions | MailProtocol::Imaps | MailProtocol::Pop3s => true,
         MailProtocol::Smtp
         | MailProtocol::Submission
         | MailProtocol::Imap
         | MailProtocol::Pop3
-        | MailProtocol::Sieve => speak(stream, dialogue, awaited).await,
+        | MailProtocol::Sieve => false,
     }
 }
 
-async fn speak(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+/// What a handshake that failed means.
+fn no_tls(error: &io::Error) -> CheckResult {
+    let why = format!("TLS handshake failed: {error}");
+    // It answers, but not as it should: its flows may go on.
+    if error.kind() == io::ErrorKind::InvalidData { CheckResult::Refused(why) } else { CheckResult::Unreachable(why) }
+}
+
+/// What came of speaking on a stream.
+enum Spoken<S> {
+    Over(CheckResult),
+    /// TLS begins here; then this is to be said.
+    ToTls(S, Dialogue, String),
+}
+
+impl<S> Spoken<S> {
+    /// For those who speak in TLS already, or of what needs none.
+    fn result(self) -> CheckResult {
+        match self {
+            Self::Over(result) => result,
+            Self::ToTls(..) => CheckResult::Refused("it wants to begin TLS where there is no need to".to_owned()),
+        }
+    }
+}
+
+async fn speak<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
     mut dialogue: Dialogue,
     awaited: &mut &'static str,
-) -> io::Result<CheckResult> {
+) -> io::Result<Spoken<S>> {
     let mut room = [0; ROOM_BYTES];
     loop {
         *awaited = dialogue.awaited();
         let count = stream.read(&mut room).await?;
         if count == 0 {
-            return Ok(dialogue.ended());
+            return Ok(Spoken::Over(dialogue.ended()));
         }
         match dialogue.received(&room[..count]) {
             Progress::More => {}
@@ -72,6 +143,7 @@ async fn speak(
                 stream.write_all(text.as_bytes()).await?;
                 stream.flush().await?;
             }
+            Progress::Secure(text) => return Ok(Spoken::ToTls(stream, dialogue, text)),
             Progress::Over(result, farewell) => {
                 // The verdict is there: whether the other end hears the farewell changes nothing.
                 if let Err(error) = stream.write_all(farewell.as_bytes()).await {
@@ -80,7 +152,7 @@ async fn speak(
                 if let Err(error) = stream.shutdown().await {
                     tracing::debug!("a check ended in disorder: {error}");
                 }
-                return Ok(result);
+                return Ok(Spoken::Over(result));
             }
         }
     }
@@ -118,6 +190,10 @@ mod tests {
     }
 
     fn acceptor() -> TlsAcceptor {
+        acceptor_and_certificate().0
+    }
+
+    fn acceptor_and_certificate() -> (TlsAcceptor, String) {
         // For a name that nobody asked for, signed by itself.
         let made = rcgen::generate_simple_self_signed(vec!["other.example".to_owned()]).expect("a certificate");
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
@@ -127,7 +203,7 @@ mod tests {
             .with_no_client_auth()
             .with_single_cert(vec![made.cert.der().clone()], key)
             .expect("a pair");
-        TlsAcceptor::from(Arc::new(config))
+        (TlsAcceptor::from(Arc::new(config)), made.cert.pem())
     }
 
     #[tokio::test]
@@ -176,5 +252,52 @@ mod tests {
         assert_eq!(result, unreachable("no IMAP greeting within 100 ms"));
         drop(server.await.expect("ended"));
         assert!(matches!(check(target, MailProtocol::Imap, LIMIT).await, CheckResult::Unreachable(_)));
+    }
+
+    #[tokio::test]
+    async fn a_login_says_its_password_in_tls_to_the_cluster_alone() {
+        let (listener, target) = listen().await;
+        let (acceptor, certificate_pem) = acceptor_and_certificate();
+        let probe = Probe { password: "00ff".into(), certificate_pem };
+        let server = tokio::spawn(async move {
+            let mut heard = Vec::new();
+            for _ in 0..2 {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                for piece in ["* OK ready\r\n", "a OK begin\r\n"] {
+                    stream.write_all(piece.as_bytes()).await.expect("said");
+                    let mut room = [0; 512];
+                    if piece.starts_with('*') {
+                        let count = stream.read(&mut room).await.expect("heard");
+                        heard.push(String::from_utf8_lossy(&room[..count]).into_owned());
+                    }
+                }
+                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                for piece in ["", "b OK [CAPABILITY IMAP4rev1] in\r\n", "* 0 EXISTS\r\nc OK done\r\n"] {
+                    stream.write_all(piece.as_bytes()).await.expect("said");
+                    stream.flush().await.expect("said");
+                    let mut room = [0; 512];
+                    // Who does not believe the certificate leaves.
+                    let Ok(count) = stream.read(&mut room).await else { break };
+                    heard.push(String::from_utf8_lossy(&room[..count]).into_owned());
+                }
+            }
+            heard
+        });
+        assert_eq!(log_in(target, MailProtocol::Imap, &probe, LIMIT).await, Some(CheckResult::Passed));
+        let other = Probe { certificate_pem: acceptor_and_certificate().1, ..probe };
+        let refused = log_in(target, MailProtocol::Imap, &other, LIMIT).await;
+        assert!(
+            matches!(&refused, Some(CheckResult::Refused(why)) if why.contains("another certificate")),
+            "{refused:?}"
+        );
+        let heard = server.await.expect("ended");
+        let said = [
+            "a STARTTLS\r\n",
+            "b LOGIN phalanx-probe 00ff\r\n",
+            "c SELECT INBOX\r\n",
+            "d LOGOUT\r\n",
+            "a STARTTLS\r\n",
+        ];
+        assert_eq!(heard, said, "who shows another certificate hears no password");
     }
 }

@@ -22,6 +22,7 @@ fn config(nodes: &[(u8, bool)]) -> BalancerConfig {
     BalancerConfig {
         services: vec![service],
         internal_networks: BTreeSet::new(),
+        probes: BTreeMap::new(),
         check: CheckSettings::default(),
         status: "status.json".into(),
     }
@@ -241,4 +242,64 @@ fn who_takes_mail_sends_as_the_same_address_up_or_down() {
     let decision = balancer.decide(1).expect("decided");
     let external: Ipv4Addr = "192.0.2.1".parse().expect("an address");
     assert_eq!(decision.outgoing, BTreeMap::from([(*target(0).ip(), external), (*target(1).ip(), external)]));
+}
+
+/// Two nodes with IMAP in TLS, and a probe mailbox.
+fn mail_config() -> BalancerConfig {
+    let mut config = config(&[(10, false), (10, false)]);
+    config.services[0].check = CheckKind::Mail(MailProtocol::Imaps);
+    let probe = Probe { password: "00ff".into(), certificate_pem: "a certificate".into() };
+    config.probes.insert("web".parse().expect("a name"), probe);
+    config
+}
+
+#[test]
+fn who_answers_and_lets_nobody_in_gets_nothing_new_and_keeps_its_flows() {
+    let mut balancer = Balancer::default();
+    balancer.configure(&mail_config());
+    assert_eq!(
+        balancer.logins().map(|(target, protocol, _)| (target, protocol)).next(),
+        Some((target(0), MailProtocol::Imaps))
+    );
+    check_twice(&mut balancer, 0, CheckResult::Passed, 0);
+    check_twice(&mut balancer, 1, CheckResult::Passed, 0);
+    assert_eq!(turns(&mut balancer, 0), Some(vec![1, 2]), "nobody waits for the first login");
+    let refused = || CheckResult::Refused("IMAP answer to LOGIN was b NO [UNAVAILABLE]".into());
+    assert_eq!(balancer.logged_in(target(1), refused(), 1), None, "one failure says little, the first one, too");
+    let event = balancer.logged_in(target(1), refused(), 2).expect("an event");
+    assert_eq!(event.text, "web2 (10.9.0.12:80) is down: IMAP answer to LOGIN was b NO [UNAVAILABLE]");
+    assert_eq!(turns(&mut balancer, 3), Some(vec![1]));
+    assert_eq!(balancer.checked(target(1), CheckResult::Passed, 4), None, "its checks speak of something else");
+    assert_eq!((turns(&mut balancer, 4), balancer.reports(None)[1].state), (Some(vec![1]), BackendState::Down));
+    assert_eq!(balancer.flows_to_end(60_000), []);
+    // Nor when nothing comes of a login in time: it answers its checks.
+    let event = balancer.logged_in(target(1), down(), 5);
+    assert_eq!((event, balancer.attempts_to_end()), (None, vec![]));
+    // No answer at all is told, and is stronger.
+    balancer.checked(target(1), down(), 6);
+    let event = balancer.checked(target(1), down(), 7).expect("an event");
+    assert!(event.text.ends_with("no answer within 1200 ms") && balancer.attempts_to_end().len() == 1, "{event:?}");
+    check_twice(&mut balancer, 1, CheckResult::Passed, 8);
+    assert_eq!(balancer.logged_in(target(1), CheckResult::Passed, 9), None);
+    assert!(balancer.logged_in(target(1), CheckResult::Passed, 10).is_some_and(|event| event.up));
+    assert_eq!(turns(&mut balancer, 11), Some(vec![1, 2]));
+}
+
+#[test]
+fn where_nobody_lets_anybody_in_the_last_choice_stays() {
+    let mut balancer = Balancer::default();
+    balancer.configure(&mail_config());
+    for index in [0, 1] {
+        check_twice(&mut balancer, index, CheckResult::Passed, 0);
+    }
+    assert_eq!(turns(&mut balancer, 0), Some(vec![1, 2]));
+    for index in [0, 1, 0, 1] {
+        balancer.logged_in(target(index), CheckResult::Refused("no".into()), 1);
+    }
+    assert_eq!(turns(&mut balancer, 1), Some(vec![1, 2]));
+    assert!(balancer.reports(None).iter().all(|report| report.state == BackendState::Down && report.why == "no"));
+    // Without a probe mailbox nothing is known of logins.
+    balancer.configure(&BalancerConfig { probes: BTreeMap::new(), ..mail_config() });
+    assert!(balancer.reports(None).iter().all(|report| report.state == BackendState::Up));
+    assert_eq!(balancer.logins().count(), 0);
 }

@@ -1,0 +1,158 @@
+//! What a balancer finds by logging in with the probe mailbox: a node that answers and lets nobody in; and that nobody else gets in with it.
+
+use super::MAIL_NODES;
+use super::flow::Flow;
+use anyhow::{Context, Result, ensure};
+use phalanx_lab::eventually;
+use phalanx_lab::figure::Figure;
+use phalanx_lab::figure::mail::{MAIL_EXTERNAL, PASSWORD};
+use std::time::Duration;
+
+/// Ports that the balancer logs in to.
+const PORTS: [u16; 4] = [110, 143, 993, 995];
+/// Three failures or successes, and the time that Dovecot lets a login wait.
+const NOTICED: Duration = Duration::from_secs(60);
+const LOGINS: &str = "/var/lib/phalanx/mail/logins/logins.sqlite";
+const LOG: &str = "/var/log/phalanx/mailboxes.log";
+
+/// How the balancer sees `server` at `port`: its state, and why.
+fn seen(figure: &Figure, server: &str, port: u16) -> Result<(String, String)> {
+    let status = figure.json("status")?;
+    let services = status["balancers"][0]["services"].as_array().context("services")?;
+    let service = services.iter().find(|service| service["port"] == port).context("the service")?;
+    let backends = service["backends"].as_array().context("backends")?;
+    let backend = backends.iter().find(|backend| backend["server"] == server).context("the backend")?;
+    let text = |key: &str| backend[key].as_str().unwrap_or_default().to_owned();
+    Ok((text("state"), text("why")))
+}
+
+fn all_are(figure: &Figure, state: &str, why: &str) -> Result<()> {
+    for node in MAIL_NODES {
+        for port in PORTS {
+            let (is, because) = seen(figure, node, port)?;
+            ensure!(is == state && because.contains(why), "{node}:{port} is {is}: {because}");
+        }
+    }
+    Ok(())
+}
+
+/// Waits until each of the ports of each node was logged in to since the log had `from` lines.
+fn logged_in(figure: &Figure, holder: &str, from: usize) -> Result<()> {
+    eventually(NOTICED, "logins with the probe mailbox", || {
+        let lines = format!("tail -n +{} {LOG} | grep 'Login: user=<phalanx-probe>' | grep -c ", from + 1);
+        for (protocol, count) in [("imap-login", 4), ("pop3-login", 4)] {
+            let found: usize =
+                figure.host(holder).text(&format!("{lines} {protocol} || true"))?.trim().parse().context("a number")?;
+            ensure!(found >= count, "{found} logins by {protocol}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn mail_probe_login() -> Result<()> {
+    Figure::scenario_mail(|figure| {
+        Flow::prepare(figure, &[])?;
+        let holder = figure.host("mail1");
+        logged_in(figure, "mail1", 0)?;
+        all_are(figure, "up", "")?;
+        nobody_else_gets_in(figure)?;
+        is_on_no_list(figure)?;
+
+        // The look-up file for logins is away, and nobody is there to make it anew. Dovecot answers as before.
+        holder.text(&format!("systemctl stop phalanx-agent phalanx-guard; mkdir /run/away; mv {LOGINS}* /run/away/; doveadm -c /var/lib/phalanx/live/mailboxes.conf reload"))?;
+        eventually(NOTICED, "that nobody gets in is seen", || all_are(figure, "down", "the probe's"))?;
+        let ask = "exec 3<>/dev/tcp/10.9.0.41/143; printf 'a CAPABILITY\\r\\nb LOGOUT\\r\\n' >&3; timeout 5 cat <&3";
+        let said = figure.host("lb").text(&format!("bash -c \"{ask}\""))?;
+        ensure!(said.contains("a OK"), "Dovecot answers all the time: {said}");
+        let picture = figure.phalanx("status")?;
+        ensure!(picture.contains("imap") && picture.contains("pop3"), "a person sees it: {picture}");
+        let events = figure.json("events --limit 200")?.to_string();
+        ensure!(events.contains("is down: IMAP answer to the probe's LOGIN was b NO [UNAVAILABLE]"), "{events}");
+        let grant = figure.json("cluster show mail")?["grants"]["mailboxes"].clone();
+        ensure!(grant["holder"] == "mail1" && grant["number"] == 1, "no check moves mailboxes: {grant}");
+        for (protocol, port) in [("SMTP", 25), ("submission", 587)] {
+            let (state, why) = seen(figure, "mail1", port)?;
+            ensure!(state == "up", "{protocol} has nothing to do with it: {state}, {why}");
+        }
+        holder.text(&format!("mv /run/away/* $(dirname {LOGINS})/; doveadm -c /var/lib/phalanx/live/mailboxes.conf reload; systemctl start phalanx-guard phalanx-agent"))?;
+        eventually(NOTICED, "that people get in is seen", || all_are(figure, "up", ""))?;
+
+        // A mailbox that can't be opened: its directory is another's.
+        let home = "/srv/phalanx/letters/mail/probe_mail";
+        holder.text(&format!("test -d {home}/Maildir"))?;
+        figure.host("nas").text("chown 65534 /srv/nas/mail/mail/probe_mail")?;
+        eventually(NOTICED, "that no mailbox opens is seen", || all_are(figure, "down", "probe"))?;
+        figure
+            .host("nas")
+            .text("chown --reference /srv/nas/mail/mail/probe_mail/Maildir /srv/nas/mail/mail/probe_mail")?;
+        eventually(NOTICED, "that mailboxes open is seen", || all_are(figure, "up", ""))?;
+
+        // The mailboxes move: the probe mailbox with them, under another password.
+        let before = probe_row(figure, "mail1")?;
+        figure.phalanx("cluster move-grant mail mailboxes --to mail2")?;
+        logged_in(figure, "mail2", 0)?;
+        eventually(NOTICED, "that people get in", || all_are(figure, "up", ""))?;
+        ensure!(probe_row(figure, "mail1")?.is_empty(), "it is in the holder's look-up file alone");
+        let after = probe_row(figure, "mail2")?;
+        ensure!(!after.is_empty() && after != before, "it has another password: {before} {after}");
+        figure.settled(&MAIL_NODES)
+    })
+}
+
+fn probe_row(figure: &Figure, node: &str) -> Result<String> {
+    Ok(figure.host(node).text(&format!("sqlite3 {LOGINS} 'SELECT password FROM probe'"))?.trim().to_owned())
+}
+
+/// With the right password, from anywhere but a balancer, and by anything but IMAP and POP3.
+fn nobody_else_gets_in(figure: &Figure) -> Result<()> {
+    let file = "/var/lib/phalanx/live/proxy-secret-probes.json";
+    let lb = figure.host("lb");
+    let mode = lb.text(&format!("stat -L -c '%a %U %G' {file}"))?;
+    ensure!(mode.trim() == "640 root phalanx-proxy", "who may read the password: {mode}");
+    let probes: serde_json::Value = serde_json::from_str(&lb.text(&format!("cat {file}"))?)?;
+    let password = probes["mail"]["password"].as_str().context("a password")?.to_owned();
+    let try_as = |host: &str, url: &str| {
+        let line = format!("curl -sSk -m 20 -u 'phalanx-probe:{password}' '{url}' 2>&1");
+        anyhow::Ok((figure.host(host).run(&line)?.success(), figure.host(host).run(&line)?.stdout))
+    };
+    let own = try_as("lb", "imaps://10.9.0.41/INBOX")?;
+    ensure!(own.0, "the balancer gets in: {}", own.1);
+    for url in [
+        format!("imaps://{MAIL_EXTERNAL}/INBOX"),
+        format!("pop3s://{MAIL_EXTERNAL}/"),
+        "imaps://10.9.0.41/INBOX".to_owned(),
+        "imaps://10.9.0.42/INBOX".to_owned(),
+    ] {
+        let (is_in, said) = try_as("world", &url)?;
+        ensure!(!is_in && said.contains("denied"), "{url} from the world: {said}");
+    }
+    // Neither by submission nor for rules, from the balancer's own address.
+    let line = format!(
+        "swaks --server 10.9.0.41:587 --tls --timeout 20 --auth LOGIN --auth-user phalanx-probe --auth-password {password} \
+         --from info@example.org --to ann@far.example --quit-after AUTH 2>&1"
+    );
+    for host in ["lb", "world"] {
+        let said = figure.host(host).run(&line)?.stdout;
+        ensure!(said.contains("535"), "submission from {host}: {said}");
+    }
+    // It gets no mail.
+    for (recipient, answer) in
+        [("phalanx-probe@example.org", "550"), ("phalanx-probe@mail.example.net", "554"), ("phalanx-probe", "50")]
+    {
+        let said =
+            figure.swaks(MAIL_EXTERNAL, &format!("--from ann@far.example --to {recipient} --quit-after RCPT"))?;
+        ensure!(said.contains(&format!("<** {answer}")), "{recipient}: {said}");
+    }
+    // A customer's mailbox still gets in from the world.
+    let line = format!("curl -sSk -m 20 -u 'info@example.org:{PASSWORD}' 'imaps://{MAIL_EXTERNAL}/INBOX'");
+    figure.host("world").text(&line).map(drop)
+}
+
+fn is_on_no_list(figure: &Figure) -> Result<()> {
+    for list in ["mailbox list", "mail-domain list", "account list", "alias list"] {
+        let text = figure.json(list)?.to_string();
+        ensure!(!text.contains("probe"), "{list}: {text}");
+    }
+    Ok(())
+}
