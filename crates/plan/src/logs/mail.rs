@@ -6,9 +6,11 @@
 //! - a message that is stored in a mailbox: Dovecot says so, with its size;
 //! - the bytes between a mailbox and who reads it, when a session of IMAP or POP3 ends.
 //!
-//! Lines of balancers' checks are passed over: there are several each second, and nobody's mail is in them.
+//! Lines of balancers' checks, those of the mailbox that they log in to among them, are passed over: there are several each second, and nobody's
+//! mail is in them.
 
 use super::collect::{Memory, Reader, Take};
+use crate::mail::lookup::PROBE_USER;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
@@ -98,6 +100,9 @@ impl MailReader {
         // `lmtp(USER)<pid><session>: Info: …`; what stands after the colon is told by clients in part.
         let (head, said) = text.split_once(": Info: ").unwrap_or((text, ""));
         let Some((daemon, rest)) = head.split_once('(') else { return Some(take) };
+        if rest.split(')').next() == Some(PROBE_USER) {
+            return None;
+        }
         let domain = rest.split_once(')').and_then(|(user, _)| domain_of(user));
         let Some(domain) = domain else { return Some(take) };
         let is_stored =
@@ -286,6 +291,8 @@ mod tests {
         let login =
             "2026-11-28T16:00:53 imap-login: Info: Disconnected: Aborted login: user=<>, rip=10.9.0.1, lip=10.9.0.41";
         assert_eq!(take("mailboxes", login, &mut memory), None);
+        let probe = "2026-11-28T16:00:53 imap(phalanx-probe)<7><s>: Info: Disconnected: Logged out in=5 out=16";
+        assert_eq!(take("mailboxes", probe, &mut memory), None);
     }
 
     #[test]

@@ -29,17 +29,15 @@ fn on_disk(figure: &Figure) -> Result<Texts> {
             for line in said.lines() {
                 let text = match source {
                     // `Nov 28 16:00:53 host text`.
-                    "postfix" => line
-                        .splitn(2, ':')
-                        .nth(1)
-                        .and_then(|rest| rest.splitn(3, ' ').nth(2))
-                        .unwrap_or(line)
-                        .to_owned(),
+                    "postfix" => {
+                        line.split_once(':').and_then(|(_, rest)| rest.splitn(3, ' ').nth(2)).unwrap_or(line).to_owned()
+                    }
                     _ => format!("dovecot: {}", line.split_once(' ').map_or(line, |(_, text)| text)),
                 };
                 let text = text.strip_prefix("phalanx-").unwrap_or(&text).to_owned();
-                let is_check =
-                    text.contains("[10.9.0.1]") || (text.contains("-login: ") && text.contains("rip=10.9.0.1,"));
+                let is_check = text.contains("[10.9.0.1]")
+                    || text.contains("(phalanx-probe)<")
+                    || (text.contains("-login: ") && text.contains("rip=10.9.0.1,"));
                 if !is_check {
                     *texts.entry((node.to_owned(), text)).or_default() += 1;
                 }
