@@ -39,7 +39,19 @@ impl Figure {
     /// # Errors
     /// What failed, and the folder with the journals.
     pub fn scenario_mail(test: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
-        Self::play("mail", |figure| {
+        Self::play_mail("mail", test)
+    }
+
+    /// As [`Figure::scenario_mail`], on real NFS: NAS and mail nodes have a kernel of their own.
+    ///
+    /// # Errors
+    /// What failed, and the folder with the journals.
+    pub fn scenario_mail_nfs(test: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        Self::play_mail("mail-nfs", test)
+    }
+
+    fn play_mail(topology: &str, test: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        Self::play(topology, |figure| {
             let _world = figure.set_up_mail()?;
             test(figure)
         })
@@ -58,7 +70,10 @@ impl Figure {
             self.join(host, upstream)?;
         }
         self.settled(&["mail1", "mail2", "nas", "lb"])?;
-        self.filters_run()?;
+        // In a guest of 384 MiB it takes minutes; mail goes on without it.
+        if !self.host("mail1").is_guest() {
+            self.filters_run()?;
+        }
         Ok(world)
     }
 

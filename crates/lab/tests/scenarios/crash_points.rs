@@ -13,7 +13,7 @@ mod doomed;
 mod exports;
 
 use doomed::{BESIDE_STEPS, Death, Doomed, RENEWALS, at_each_step, step_by_step, step_by_step_of};
-pub use exports::{the_nas_leaves, who_may_mount_changes};
+pub use exports::{a_queue_comes, the_nas_leaves, who_may_mount_changes};
 
 const LIMIT: Duration = Duration::from_secs(30);
 

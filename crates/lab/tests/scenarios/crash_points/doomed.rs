@@ -200,8 +200,8 @@ pub fn step_by_step(figure: &Figure, host: &str, change: &str) -> Result<BTreeSe
     step_by_step_of(figure, host, change, PLACES_MAX, command, |machine| machine.converged(change))
 }
 
-/// As [`step_by_step`], for a change that may be no command, until the agent died at `steps` of them: where a step can't be seen on the
-/// machine, its mark alone keeps it from being done again. `is_over` waits until nothing is left to do.
+/// As [`step_by_step`], for a change that may be no command, until the agent died at the first `steps` of them, which are returned: where a step can't be seen
+/// on the machine, its mark alone keeps it from being done again, and a check is made anew by each life. `is_over` waits until nothing is left to do.
 pub fn step_by_step_of(
     figure: &Figure,
     host: &str,
@@ -221,15 +221,16 @@ pub fn step_by_step_of(
     let first = first.with_context(|| format!("{what}: {host} died at no step"))?;
     let died =
         |side: &str, name: &str| deaths.iter().filter(|death| death.place == format!("{side} step {name}")).count();
-    for name in &first.steps {
-        let planned = first.steps.iter().filter(|step| *step == name).count();
+    let steps: Vec<_> = first.steps.iter().take(usize::try_from(steps)?).collect();
+    for name in &steps {
+        let planned = steps.iter().filter(|step| *step == name).count();
         let (before, after) = (died("before", name), died("after", name));
         ensure!(
             before >= planned && after >= planned,
             "{what}, {name}: {planned} planned, died {before} times before and {after} after: {deaths:?}"
         );
     }
-    Ok(first.steps.iter().cloned().collect())
+    Ok(steps.into_iter().cloned().collect())
 }
 
 /// Makes two changes that undo each other, again and again, until the agents of all `hosts` died before and after each step that they planned for

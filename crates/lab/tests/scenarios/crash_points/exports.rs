@@ -35,6 +35,35 @@ pub fn who_may_mount_changes(figure: &Figure) -> Result<()> {
     change::FEWER_MAY_MOUNT.planned(fewer)
 }
 
+/// A server comes to a mail cluster, while the NAS's agent dies at the steps that make its queue: the share tells whose it is, and it is an export of its own.
+/// What is exported is changed as ever: see [`who_may_mount_changes`]. No machine is needed for that, and the server stays.
+pub fn a_queue_comes(figure: &Figure) -> Result<()> {
+    const LATER: &str = "10.9.0.90";
+    const QUEUE: &str = "/srv/nas/mail/.phalanx/queues/later";
+    const COME: &str = "cluster add-slave mail later";
+    const LIMIT: Duration = Duration::from_secs(60);
+    let nas = figure.host("nas");
+    // Nothing of this is the NAS's yet: it hears of one change, and what is seen is that change's.
+    figure.phalanx(&format!("server add later --kind mail --address {LATER}/24"))?;
+    let has_come = || {
+        let told = nas.text(&format!("cat {QUEUE}/holder"))?;
+        ensure!(told.contains(r#""right":"queue-later","holder":"later","number":1"#), "{told:?}");
+        nas.text(&format!("findmnt {QUEUE}"))?;
+        let seen = nas.text("exportfs -s")?;
+        let own: Vec<_> = seen.lines().filter(|line| line.starts_with(&format!("{QUEUE} "))).collect();
+        ensure!(own.len() == 1 && own[0].contains(LATER) && own[0].contains("no_root_squash"), "{seen}");
+        let share = |line: &&str| line.starts_with("/srv/nas/mail ") && line.contains(LATER);
+        ensure!(seen.lines().filter(share).count() == 1, "it may not mount the share: {seen}");
+        Ok(())
+    };
+    let command = || figure.phalanx(COME).map(drop);
+    let come = step_by_step_of(figure, "nas", COME, change::QUEUE_COMES.steps.len() as u64, command, |agent| {
+        eventually(LIMIT, "a queue that is exported", has_come)?;
+        agent.converged(COME)
+    })?;
+    change::QUEUE_COMES.planned(&come)
+}
+
 /// The NAS leaves its cluster, after the web nodes have left its share; what it exported is withdrawn, and its disk is as it was.
 pub fn the_nas_leaves(figure: &Figure) -> Result<()> {
     /// Both links, and the exports.

@@ -2,6 +2,7 @@
 //! starts neither.
 
 use super::flow::Flow;
+use crate::scenarios::crash_points;
 use anyhow::{Context, Result, ensure};
 use phalanx_lab::figure::Figure;
 use phalanx_lab::figure::mail::{MAIL_EXTERNAL, MAIL_NODES, PASSWORD};
@@ -177,6 +178,59 @@ fn it_comes_home(figure: &Figure) -> Result<()> {
     let taken = taken(&sending.stdout());
     ensure!(taken.len() == 5, "{}", sending.stdout());
     all_arrive(figure, &taken, LONG).map(drop)
+}
+
+/// On real NFS: a queue that is handed over by nodes that live, and the queue of a node that is lost with its locks. Meanwhile the NAS's agent dies at each
+/// step of other changes of queues.
+#[test]
+fn mail_nfs() -> Result<()> {
+    const LETTERS: usize = 100;
+    Figure::scenario_mail_nfs(|figure| {
+        Flow::prepare(figure, &[])?;
+        for node in MAIL_NODES {
+            let queue = figure.host(node).text(&format!("findmnt -n -t nfs4 -o OPTIONS /srv/phalanx/queue@{node}"))?;
+            ensure!(queue.contains("hard") && queue.contains("vers=4.2"), "{queue}");
+            // What other nodes run is reached through the share's own export at most, where root is nobody: no Postfix starts on it.
+            let other = MAIL_NODES.into_iter().find(|other| *other != node).context("another node")?;
+            let line = format!(
+                "mount -t nfs4 -o retry=0 10.9.0.20:/srv/nas/mail/.phalanx/queues/{other} /mnt && ! touch /mnt/x && umount /mnt"
+            );
+            figure.host(node).text(&line).with_context(|| format!("{node} and the queue of {other}"))?;
+        }
+        crash_points::a_queue_comes(figure)?;
+        let goes_to = |to: &str, number: u64| {
+            figure.phalanx(&format!("queue adopt mail2 --to {to}"))?;
+            let queue = queue(figure, "mail2")?;
+            ensure!(queue["holder"] == to && queue["number"] == number, "{queue}");
+            figure.settled(&MAIL_NODES)
+        };
+        goes_to("mail1", 2)?;
+        ensure!(is_active(figure, "mail1", "phalanx-adopted-queues")?, "mail1 runs it");
+        ensure!(!is_active(figure, "mail2", "phalanx-postfix")?, "mail2 has let go of it");
+        goes_to("mail2", 3)?;
+        // What waits in it when it dies, with Postfix' locks on the server.
+        let mail2 = figure.host("mail2");
+        mail2.text("systemctl stop phalanx-agent && systemctl stop phalanx-mail-router phalanx-filter")?;
+        let mut sending = letters(figure, &figure.address("mail2")?, 1, LETTERS)?;
+        eventually(LONG, "that the letters are sent", || {
+            ensure!(!sending.is_running()?, "{} so far", taken(&sending.stdout()).len());
+            Ok(())
+        })?;
+        let taken = taken(&sending.stdout());
+        ensure!(taken.len() == LETTERS, "{}", sending.stdout());
+        let locks = figure.host("nas").text("grep -c POSIX /proc/locks || true")?;
+        ensure!(locks != "0", "nobody holds a lock");
+        mail2.kill()?;
+        let _switch = figure.power_switch(&["mail2"])?;
+        figure.phalanx("queue adopt mail2 --to mail1")?;
+        ensure!(figure.json("server show mail2")?["fenced"]["boot"].is_string(), "it was fenced by the switch");
+        eventually(LONG, "a flush", || figure.phalanx("queue flush mail2").map(drop))?;
+        let twice = all_arrive(figure, &taken, LONG)?;
+        ensure!(twice == 0, "{twice} letters came twice, and none was being delivered");
+        let exports = figure.host("nas").text("exportfs -s")?;
+        ensure!(!exports.contains("10.9.0.42"), "a fenced node may mount: {exports}");
+        Ok(())
+    })
 }
 
 /// The mailboxes of a node that is lost open elsewhere once it is fenced, and not before; here by a person's word.
