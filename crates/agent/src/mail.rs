@@ -134,8 +134,12 @@ impl Mail {
         let at = writer.position()?;
         let probe = probe_login(spec);
         let seen = self.opened().and_then(|lookups| {
-            lookups.put_probe(probe.as_ref())?;
-            lookups.position()
+            let shown = lookups.position()?;
+            // What was never filled has no tables, and shall have none until it is.
+            if shown.is_some() {
+                lookups.put_probe(probe.as_ref())?;
+            }
+            Ok(shown)
         });
         let seen = seen.and_then(|shown| self.check.turn(&self.root).map(|()| shown));
         match seen {

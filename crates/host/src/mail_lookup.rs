@@ -312,12 +312,14 @@ impl Lookups {
         Ok(())
     }
 
-    /// Has the probe mailbox as it should be, or not at all.
+    /// Has the probe mailbox as it should be, or not at all, in a file that was filled.
     ///
     /// # Errors
     /// The file can't be read or written.
     pub fn put_probe(&mut self, probe: Option<&ProbeLogin>) -> Result<(), LookupError> {
         let sqlite = |source| LookupError::Sqlite { path: self.places.logins.clone(), source };
+        // An earlier version's file has no table for it.
+        self.logins.execute_batch(LOGINS_SCHEMA).map_err(sqlite)?;
         if probes(&self.logins).map_err(sqlite)?.iter().eq(probe) {
             return Ok(());
         }

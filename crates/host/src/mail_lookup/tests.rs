@@ -290,10 +290,10 @@ fn the_probe_mailbox_gets_in_by_imap_and_pop3_alone_and_is_on_no_list() {
         home: "/srv/phalanx/letters/mail/probe_mail".to_owned(),
         networks: "10.9.0.1/32".to_owned(),
     };
+    lookups.replace::<LookupError>(at(1), |put| put(mailbox("info@example.org"))).expect("filled");
     lookups.put_probe(Some(&probe("{SHA256.HEX}00"))).expect("put");
     lookups.put_probe(Some(&probe("{SHA256.HEX}ff"))).expect("another password");
     lookups.put_probe(Some(&probe("{SHA256.HEX}ff"))).expect("nothing to do");
-    put(&mut lookups, &[domain(MailState::Active), mailbox("info@example.org")], 1);
     lookups.replace::<LookupError>(at(2), |put| put(mailbox("info@example.org"))).expect("replaced");
     let logins = |query, protocol| ask_for(root.path(), LOGINS, query, PROBE_USER, protocol);
     for protocol in ["imap", "pop3"] {

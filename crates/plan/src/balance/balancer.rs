@@ -59,6 +59,9 @@ pub struct Balancer {
     chosen: BTreeMap<SocketAddrV4, Vec<SocketAddrV4>>,
 }
 
+/// A node that has not let the probe in yet is given so long, from the first try on.
+const LOGIN_GRACE_MS: u64 = 60_000;
+
 #[derive(Debug)]
 struct TargetState {
     check: CheckKind,
@@ -67,13 +70,29 @@ struct TargetState {
     /// By logins with the probe mailbox. They are rare and need the whole of a node's daemons, so it is taken to be well until they say
     /// otherwise.
     login: Health,
+    /// Whether one of them was let in, and when the first was tried.
+    has_let_in: bool,
+    first_login_ms: Option<u64>,
     /// When it became unreachable, until its flows have been ended.
     lost_ms: Option<u64>,
 }
 
 impl TargetState {
     fn new(check: CheckKind) -> Self {
-        Self { check, health: Health::default(), login: Health::presumed_up(), lost_ms: None }
+        Self {
+            check,
+            health: Health::default(),
+            login: Health::presumed_up(),
+            has_let_in: false,
+            first_login_ms: None,
+            lost_ms: None,
+        }
+    }
+
+    /// Forgets what logins have shown: it is tried with others from now on, or not at all.
+    fn begin_logins_anew(&mut self) {
+        let Self { check, health, lost_ms, .. } = std::mem::replace(self, Self::new(self.check));
+        *self = Self { health, lost_ms, ..Self::new(check) };
     }
 
     /// What is believed of it. One that lets nobody in, and answers otherwise, refuses: flows that it has may go on.
@@ -94,6 +113,7 @@ impl Balancer {
     pub fn configure(&mut self, config: &BalancerConfig) {
         let BalancerConfig { services, internal_networks: _, probes, check, status: _ } = config;
         self.check = *check;
+        let before: BTreeMap<SocketAddrV4, Probe> = self.logins().map(|(target, _, probe)| (target, probe)).collect();
         self.probes.clone_from(probes);
         self.services = services.iter().map(|service| (service.external, service.clone())).collect();
         let backends: Vec<&BackendSpec> = self.services.values().flat_map(|service| &service.backends).collect();
@@ -107,10 +127,10 @@ impl Balancer {
         for (target, check) in targets {
             self.targets.entry(target).or_insert(TargetState::new(check));
         }
-        let tried: BTreeSet<SocketAddrV4> = self.logins().map(|(target, _, _)| target).collect();
+        let tried: BTreeMap<SocketAddrV4, Probe> = self.logins().map(|(target, _, probe)| (target, probe)).collect();
         for (target, state) in &mut self.targets {
-            if !tried.contains(target) {
-                state.login = Health::presumed_up();
+            if tried.get(target) != before.get(target) {
+                state.begin_logins_anew();
             }
         }
         for score in scores {
@@ -156,7 +176,13 @@ impl Balancer {
     /// Takes what came of a login with the probe mailbox. An event tells that the node's verdict changed.
     pub fn logged_in(&mut self, target: SocketAddrV4, result: CheckResult, now_ms: u64) -> Option<Event> {
         let CheckSettings { rise, fall, .. } = self.check;
-        self.observe(target, now_ms, |state| state.login.observe(result, rise, fall))
+        self.observe(target, now_ms, |state| {
+            state.has_let_in |= result == CheckResult::Passed;
+            // The mailbox is being made, or has gone to another node with another password.
+            let first_ms = *state.first_login_ms.get_or_insert(now_ms);
+            let is_beginning = !state.has_let_in && now_ms.saturating_sub(first_ms) < LOGIN_GRACE_MS;
+            !is_beginning && state.login.observe(result, rise, fall)
+        })
     }
 
     fn observe(

@@ -265,7 +265,8 @@ fn who_answers_and_lets_nobody_in_gets_nothing_new_and_keeps_its_flows() {
     check_twice(&mut balancer, 1, CheckResult::Passed, 0);
     assert_eq!(turns(&mut balancer, 0), Some(vec![1, 2]), "nobody waits for the first login");
     let refused = || CheckResult::Refused("IMAP answer to LOGIN was b NO [UNAVAILABLE]".into());
-    assert_eq!(balancer.logged_in(target(1), refused(), 1), None, "one failure says little, the first one, too");
+    assert_eq!(balancer.logged_in(target(1), CheckResult::Passed, 0), None);
+    assert_eq!(balancer.logged_in(target(1), refused(), 1), None, "one failure says little");
     let event = balancer.logged_in(target(1), refused(), 2).expect("an event");
     assert_eq!(event.text, "web2 (10.9.0.12:80) is down: IMAP answer to LOGIN was b NO [UNAVAILABLE]");
     assert_eq!(turns(&mut balancer, 3), Some(vec![1]));
@@ -293,11 +294,26 @@ fn where_nobody_lets_anybody_in_the_last_choice_stays() {
         check_twice(&mut balancer, index, CheckResult::Passed, 0);
     }
     assert_eq!(turns(&mut balancer, 0), Some(vec![1, 2]));
-    for index in [0, 1, 0, 1] {
-        balancer.logged_in(target(index), CheckResult::Refused("no".into()), 1);
-    }
-    assert_eq!(turns(&mut balancer, 1), Some(vec![1, 2]));
+    let all_refuse = |balancer: &mut Balancer, now_ms| {
+        for index in [0, 1, 0, 1] {
+            balancer.logged_in(target(index), CheckResult::Refused("no".into()), now_ms);
+        }
+    };
+    // At the beginning the mailbox may not be there yet; for a minute nothing is said of it.
+    all_refuse(&mut balancer, 1);
+    all_refuse(&mut balancer, 60_000);
+    assert!(balancer.reports(None).iter().all(|report| report.state == BackendState::Up));
+    all_refuse(&mut balancer, 60_001);
+    assert_eq!(turns(&mut balancer, 60_001), Some(vec![1, 2]));
     assert!(balancer.reports(None).iter().all(|report| report.state == BackendState::Down && report.why == "no"));
+    // The mailbox has moved, and has another password: it begins anew.
+    let mut moved = mail_config();
+    moved.probes.values_mut().for_each(|probe| probe.password = "11".into());
+    balancer.configure(&moved);
+    assert!(balancer.reports(None).iter().all(|report| report.state == BackendState::Up));
+    all_refuse(&mut balancer, 60_002);
+    assert!(balancer.reports(None).iter().all(|report| report.state == BackendState::Up));
+    all_refuse(&mut balancer, 200_000);
     // Without a probe mailbox nothing is known of logins.
     balancer.configure(&BalancerConfig { probes: BTreeMap::new(), ..mail_config() });
     assert!(balancer.reports(None).iter().all(|report| report.state == BackendState::Up));
