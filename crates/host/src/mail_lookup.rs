@@ -65,13 +65,15 @@ pub enum LookupError {
 }
 
 impl LookupError {
-    /// Whether only a new file helps: it is gone, or no database, or one that lacks tables. One that somebody else holds will be free
+    /// Whether only a new file helps: it is gone, or no database, or one that lacks tables, or one whose journal beside it was taken away: then
+    /// nothing can be read any more, by whoever opens it (a process that still has a removed file open removes the next one's journal). One that somebody else holds will be free
     /// again, and what the machine lacks (memory, open files) says nothing of the file.
     pub fn is_damage(&self) -> bool {
-        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, Unknown};
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, SystemIoFailure, Unknown};
         match self {
             Self::Sqlite { source, path } => {
-                matches!(source.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase | Unknown)) || !path.exists()
+                matches!(source.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase | SystemIoFailure | Unknown))
+                    || !path.exists()
             }
             Self::Gone { .. } | Self::Damaged { .. } => true,
             Self::File(_) | Self::NoReader { .. } => false,
