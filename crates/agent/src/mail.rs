@@ -245,6 +245,7 @@ impl Mail {
         };
         let are_new = lookups.is_new();
         let put = lookups.replace::<anyhow::Error>(at, |put| reader.each_mail_row(put));
+        let put = put.and_then(|()| Ok(lookups.put_probe(probe_login(spec).as_ref())?));
         match put {
             Ok(()) => {
                 self.mended();

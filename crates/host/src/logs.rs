@@ -129,7 +129,7 @@ impl LogShare {
         act_as(OWNER, || match open_beneath(&self.logs, directory, OFlags::RDONLY | OFlags::DIRECTORY) {
             Err(Errno::NOENT) => Ok(Vec::new()),
             Err(error) => Err(errno(&path, "opening")(error)),
-            Ok(opened) => names_in(opened).map_err(errno(&path, "listing")),
+            Ok(opened) => names_in(opened, usize::MAX).map(Option::unwrap_or_default).map_err(errno(&path, "listing")),
         })
     }
 
@@ -158,15 +158,19 @@ fn open_beneath(at: impl AsFd, path: &str, flags: OFlags) -> Result<OwnedFd, Err
     openat2(at, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, mode, resolve)
 }
 
-fn names_in(directory: OwnedFd) -> Result<Vec<String>, Errno> {
+/// The names in a directory; none where there are more than `count_max`.
+fn names_in(directory: OwnedFd, count_max: usize) -> Result<Option<Vec<String>>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::new(directory)? {
+        if names.len() >= count_max {
+            return Ok(None);
+        }
         let name = entry?.file_name().to_string_lossy().into_owned();
         if name != "." && name != ".." {
             names.push(name);
         }
     }
-    Ok(names)
+    Ok(Some(names))
 }
 
 fn errno(path: &Path, what: &'static str) -> impl FnOnce(Errno) -> FileError {

@@ -121,11 +121,15 @@ async fn follow(
                 report_changed.mark_unchanged();
                 connection.send(&UpMessage::Reports { reports: node.reports() }).await?;
             }
-            _ = counts.tick() => {
-                for message in traffic::next()? {
-                    connection.send(&message).await?;
+            _ = counts.tick() => match traffic::next() {
+                Ok(messages) => {
+                    for message in messages {
+                        connection.send(&message).await?;
+                    }
                 }
-            }
+                // Everything else goes on.
+                Err(error) => tracing::error!("counts of traffic can't be sent: {error:#}"),
+            },
             _ = events.tick() => {
                 connection.events_sent = 0;
                 connection.send_events().await?;

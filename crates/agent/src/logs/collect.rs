@@ -5,7 +5,7 @@ use crate::keep;
 use anyhow::Context;
 use phalanx_host::atomic;
 use phalanx_model::Name;
-use phalanx_plan::logs::collect::{At, Intent, Memory, Part, Reader, SEGMENT_LEN_MAX, Written};
+use phalanx_plan::logs::collect::{At, Intent, Reader, SEGMENT_LEN_MAX};
 use phalanx_plan::logs::segment::{END, SegmentName};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -27,23 +27,14 @@ pub struct Collector<R> {
     segments: PathBuf,
     /// Where the intent is kept.
     state: PathBuf,
-    /// Where it is, once that is known.
-    place: Option<Place>,
-}
-
-#[derive(Debug, Clone)]
-struct Place {
-    segment: SegmentName,
-    len: u64,
-    last_us: u64,
-    at: BTreeMap<String, At>,
-    memory: Memory,
+    /// What was written last, once that is known.
+    written: Option<Intent>,
 }
 
 impl<R: Reader> Collector<R> {
     /// A collector of these sources.
     pub fn new(node: Name, reader: R, sources: BTreeMap<String, Source>, segments: &Path, state: &Path) -> Self {
-        Self { node, reader, sources, segments: segments.to_owned(), state: state.to_owned(), place: None }
+        Self { node, reader, sources, segments: segments.to_owned(), state: state.to_owned(), written: None }
     }
 
     /// Whether it collects for this node, with this reader.
@@ -56,94 +47,81 @@ impl<R: Reader> Collector<R> {
 
     /// Collects what is new. `first` is the first segment of this boot. Returns whether there is more right now.
     pub fn round(&mut self, first: &SegmentName, now_us: u64) -> anyhow::Result<bool> {
-        let mut place = match self.place.take() {
-            Some(place) => place,
-            None => self.begin(first)?,
+        let written = match self.written.take() {
+            Some(written) => written,
+            None => self.begin(first, now_us)?,
         };
-        let (mut parts, mut texts) = (BTreeMap::new(), BTreeMap::new());
-        let mut has_more = false;
+        let (mut parts, mut has_news, mut has_more) = (BTreeMap::new(), false, false);
         for (name, source) in &self.sources {
-            let News { part, text, is_cut } = source.news(place.at.get(name).unwrap_or(&At::Start))?;
+            let from = written.at.get(name).unwrap_or(&At::Start);
+            let News { part, is_cut } = source.news(from)?;
+            has_news |= !part.text.is_empty() || part.is_after_loss;
             has_more |= is_cut;
             parts.insert(name.clone(), part);
-            texts.insert(name.clone(), text);
         }
-        if parts.values().all(|part| part.from == part.to && !part.is_after_loss) {
-            self.place = Some(place);
-            return Ok(false);
+        if !has_news {
+            self.written = Some(written);
+            return Ok(has_more);
         }
-        if place.len >= SEGMENT_LEN_MAX {
-            place = self.next_segment(place)?;
-        }
-        let intent = Intent {
-            segment: place.segment,
-            base: place.len,
-            last_us: place.last_us,
-            now_us,
-            parts,
-            memory: place.memory,
+        let written = match written.end() >= SEGMENT_LEN_MAX {
+            true => {
+                self.close(&written)?;
+                let next = written.segment.next();
+                written.in_segment(next, now_us)
+            }
+            false => written,
         };
-        keep::store(&self.state.join(INTENT), &intent)?;
-        self.place = Some(self.carry_out(intent, &texts)?);
+        let next = written.next(&self.node, &self.reader, parts, now_us);
+        keep::store(&self.state.join(INTENT), &next)?;
+        self.carry_out(&next)?;
+        self.written = Some(next);
         Ok(has_more)
     }
 
-    fn begin(&self, first: &SegmentName) -> anyhow::Result<Place> {
+    fn begin(&self, first: &SegmentName, now_us: u64) -> anyhow::Result<Intent> {
         for directory in [&self.segments, &self.state] {
             std::fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
         }
-        let ended: Option<String> = keep::load(&self.state.join(ENDED))?;
-        atomic::remove(&self.state.join(ENDED))?;
-        let intent: Option<Intent> = keep::load(&self.state.join(INTENT))?;
-        let Some(intent) = intent else {
-            return Ok(Place {
-                segment: first.clone(),
-                len: 0,
-                last_us: 0,
-                at: BTreeMap::new(),
-                memory: Memory::default(),
-            });
-        };
-        let mut texts = BTreeMap::new();
-        for (name, Part { from, to, .. }) in &intent.parts {
-            // An earlier version may have had more of them.
-            let Some(source) = self.sources.get(name) else { continue };
-            texts.insert(name.clone(), source.read(from, to)?);
+        let (intent, ended) = (self.state.join(INTENT), self.state.join(ENDED));
+        let ended_in: Option<String> = keep::load(&ended)?;
+        let mut written = keep::load(&intent)?.unwrap_or_else(|| Intent::first(first.clone()));
+        if !written.segment.is_of_boot_of(first) {
+            // The machine was started anew. If daemons ended before that, all of their lines are there.
+            self.carry_out(&written)?;
+            if ended_in.as_deref() == Some(written.segment.boot()) {
+                self.close(&written)?;
+            }
+            written = written.in_segment(first.clone(), now_us);
+            // The old segment is never written again; it may be merged and gone by then.
+            keep::store(&intent, &written)?;
         }
-        let place = self.carry_out(intent, &texts)?;
-        if place.segment.is_of_boot_of(first) {
-            return Ok(place);
-        }
-        // The machine was started anew. If daemons ended before that, all of their lines are in the files.
-        if ended.as_deref() == Some(place.segment.boot()) {
-            self.close(&place)?;
-        }
-        Ok(Place { segment: first.clone(), len: 0, ..place })
+        self.carry_out(&written)?;
+        atomic::remove(&ended)?;
+        Ok(written)
     }
 
-    fn next_segment(&self, place: Place) -> anyhow::Result<Place> {
-        self.close(&place)?;
-        Ok(Place { segment: place.segment.next(), len: 0, ..place })
+    fn carry_out(&self, intent: &Intent) -> anyhow::Result<()> {
+        match intent.bytes.is_empty() {
+            true => Ok(()),
+            false => self.write(&intent.segment, intent.base, intent.bytes.as_bytes()),
+        }
     }
 
-    fn close(&self, place: &Place) -> anyhow::Result<()> {
-        self.write(&place.segment, place.len, format!("{END}\n").as_bytes())
-    }
-
-    fn carry_out(&self, intent: Intent, texts: &BTreeMap<String, Vec<u8>>) -> anyhow::Result<Place> {
-        let Written { bytes, last_us, memory } = intent.carry_out(&self.node, &self.reader, texts);
-        self.write(&intent.segment, intent.base, &bytes)?;
-        let at = intent.parts.into_iter().map(|(source, part)| (source, part.to)).collect();
-        Ok(Place { segment: intent.segment, len: intent.base + bytes.len() as u64, last_us, at, memory })
+    fn close(&self, written: &Intent) -> anyhow::Result<()> {
+        match written.end() {
+            // Not begun.
+            0 => Ok(()),
+            end => self.write(&written.segment, end, format!("{END}\n").as_bytes()),
+        }
     }
 
     fn write(&self, segment: &SegmentName, at: u64, bytes: &[u8]) -> anyhow::Result<()> {
         let path = self.segments.join(segment.to_string());
-        let written =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o640).open(&path).and_then(|file| {
-                file.write_all_at(bytes, at)?;
-                file.sync_all()
-            });
+        let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o640).clone();
+        let written = options.open(&path).and_then(|file| {
+            file.write_all_at(bytes, at)?;
+            file.sync_all()
+        });
         written.with_context(|| format!("writing {}", path.display()))?;
         Ok(atomic::sync_directory_of(&path)?)
     }
@@ -158,7 +136,9 @@ pub fn told_to_end(state: &Path, first: &SegmentName) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use phalanx_plan::logs::collect::Take;
+    use phalanx_plan::logs::collect::{Memory, Take};
+
+    const NOW_US: u64 = 2_000_000;
 
     /// Text is taken as it is.
     struct Plain;
@@ -227,20 +207,20 @@ mod tests {
     fn each_line_is_there_once_whenever_it_ends() {
         let machine = Machine::new();
         let mut collector = machine.collector();
-        collector.round(&machine.first(), 1).expect("nothing yet");
+        collector.round(&machine.first(), NOW_US).expect("nothing yet");
         machine.say("one\ntwo\nha");
-        collector.round(&machine.first(), 1).expect("collected");
+        collector.round(&machine.first(), NOW_US).expect("collected");
         // It ends after the intent was kept, and after it was carried out: both are done again.
         for _ in 0..2 {
             collector = machine.collector();
-            collector.round(&machine.first(), 1).expect("collected");
+            collector.round(&machine.first(), NOW_US).expect("collected");
         }
         machine.say("lf\nthree\n");
         let whole = std::fs::read(machine.path("segments").join(machine.first().to_string())).expect("a segment");
-        collector.round(&machine.first(), 1).expect("collected");
+        collector.round(&machine.first(), NOW_US).expect("collected");
         std::fs::write(machine.path("segments").join(machine.first().to_string()), &whole[..whole.len() - 3])
             .expect("cut");
-        machine.collector().round(&machine.first(), 1).expect("collected");
+        machine.collector().round(&machine.first(), NOW_US).expect("collected");
         let text = std::fs::read(machine.path("segments").join(machine.first().to_string())).expect("a segment");
         assert!(text.ends_with(b"three\n"), "what is written again has its place");
     }
@@ -250,13 +230,13 @@ mod tests {
         let machine = Machine::new();
         let mut collector = machine.collector();
         machine.say("one\n");
-        collector.round(&machine.first(), 1).expect("collected");
+        collector.round(&machine.first(), NOW_US).expect("collected");
         machine.say("two\n");
         machine.rotate();
         machine.say("three\n");
         collector = machine.collector();
         for _ in 0..3 {
-            collector.round(&machine.first(), 1).expect("collected");
+            collector.round(&machine.first(), NOW_US).expect("collected");
         }
         assert_eq!(machine.said(), ["one", "two", "three"]);
         machine.say("four\n");
@@ -265,7 +245,7 @@ mod tests {
         machine.rotate();
         machine.say("six\n");
         for _ in 0..3 {
-            collector.round(&machine.first(), 1).expect("collected");
+            collector.round(&machine.first(), NOW_US).expect("collected");
         }
         assert_eq!(machine.said(), ["one", "two", "three", "missing", "six"]);
     }
@@ -275,14 +255,14 @@ mod tests {
         let mut machine = Machine::new();
         for is_in_order in [true, false] {
             machine.say("one\n");
-            machine.collector().round(&machine.first(), 1).expect("collected");
+            machine.collector().round(&machine.first(), NOW_US).expect("collected");
             let before = machine.path("segments").join(machine.first().to_string());
             if is_in_order {
                 told_to_end(&machine.path("state"), &machine.first()).expect("noted");
             }
             machine.boot += 1;
             machine.say("two\n");
-            machine.collector().round(&machine.first(), 1).expect("collected");
+            machine.collector().round(&machine.first(), NOW_US).expect("collected");
             let text = std::fs::read_to_string(before).expect("a segment");
             assert_eq!(text.ends_with("# end\n"), is_in_order);
         }

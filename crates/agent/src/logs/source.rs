@@ -3,7 +3,7 @@
 //! Files may be moved aside to `NAME.1` and made anew at any time, as logrotate(8) does; they must not be truncated. The journal is read by
 //! journalctl(1).
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use phalanx_plan::logs::collect::{At, PART_LEN_MAX, Part};
 use serde::Deserialize;
 use std::fs::File;
@@ -11,10 +11,13 @@ use std::io::{self, BufRead as _, BufReader};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// So many entries of the journal are taken at once.
 const ENTRIES_MAX: usize = 5_000;
+
+/// A file that was moved aside is read on for so long.
+const ASIDE_WAIT: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 10 });
 
 /// A source of lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,10 +31,8 @@ pub enum Source {
 /// What is new.
 #[derive(Debug)]
 pub struct News {
-    /// Where it stands.
+    /// Whole lines, and where they end.
     pub part: Part,
-    /// Whole lines.
-    pub text: Vec<u8>,
     /// Whether there is more right now.
     pub is_cut: bool,
 }
@@ -42,28 +43,10 @@ impl Source {
         match self {
             Self::File(path) => in_file(path, from),
             Self::Journal(identifier) => {
-                let (text, last, is_cut) = entries(identifier, from, |_| false)?;
+                let (text, last, is_cut) = entries(identifier, from)?;
                 let to = last.map_or_else(|| from.clone(), |cursor| At::Entry { cursor });
-                Ok(News { part: Part { from: from.clone(), to, is_after_loss: false }, text, is_cut })
+                Ok(News { part: Part { to, text, is_after_loss: false }, is_cut })
             }
-        }
-    }
-
-    /// What stands between two places. What was removed meanwhile is missing.
-    pub fn read(&self, from: &At, to: &At) -> anyhow::Result<Vec<u8>> {
-        match (self, from, to) {
-            (_, from, to) if from == to => Ok(Vec::new()),
-            (Self::File(path), _, At::File { id, offset }) => {
-                let begin = match from {
-                    At::File { id: before, offset } if before == id => *offset,
-                    _ => 0,
-                };
-                between(path, *id, begin, *offset)
-            }
-            (Self::Journal(identifier), _, At::Entry { cursor }) => {
-                entries(identifier, from, |seen| seen == cursor).map(|(text, ..)| text)
-            }
-            _ => anyhow::bail!("{self:?} has no place {to:?}"),
         }
     }
 }
@@ -71,28 +54,41 @@ impl Source {
 /// What is new in a file, or in the one that has its place by now.
 fn in_file(path: &Path, from: &At) -> anyhow::Result<News> {
     let Some((file, id)) = open(path)? else {
-        let part = Part { from: from.clone(), to: from.clone(), is_after_loss: false };
-        return Ok(News { part, text: Vec::new(), is_cut: false });
+        return Ok(News { part: Part { to: from.clone(), ..Part::default() }, is_cut: false });
     };
     let before = match from {
         At::File { id, offset } => Some((*id, *offset)),
         _ => None,
     };
     match before {
-        Some((same, offset)) if same == id => return whole_lines(&file, path, (id, offset), false),
+        Some((same, offset)) if same == id => {
+            let len = file.metadata().with_context(|| format!("looking at {}", path.display()))?.len();
+            if offset <= len {
+                return whole_lines(&file, path, (id, offset), false);
+            }
+            // It was cut: by somebody, or by a machine that was switched off.
+            return after_loss(&file, path, id);
+        }
         None => return whole_lines(&file, path, (id, 0), false),
         Some(_) => {}
     }
     let (old, offset) = before.unwrap_or_default();
     // Another file has its place: the rest of the one before comes first.
     if let Some((aside, _)) = open(&aside(path))?.filter(|(_, id)| *id == old) {
-        let rest = whole_lines(&aside, path, (old, offset), true)?;
-        if !rest.text.is_empty() {
+        // Who was not told of the new one yet goes on in the old one for a moment.
+        let age = file.metadata().and_then(|seen| seen.created()).ok().and_then(|at| at.elapsed().ok());
+        let is_over = age.is_none_or(|age| age > ASIDE_WAIT);
+        let rest = whole_lines(&aside, path, (old, offset), is_over)?;
+        if !rest.part.text.is_empty() || !is_over {
             return Ok(rest);
         }
         return whole_lines(&file, path, (id, 0), false);
     }
-    let mut news = whole_lines(&file, path, (id, 0), false)?;
+    after_loss(&file, path, id)
+}
+
+fn after_loss(file: &File, path: &Path, id: u64) -> anyhow::Result<News> {
+    let mut news = whole_lines(file, path, (id, 0), false)?;
     news.part.is_after_loss = true;
     Ok(news)
 }
@@ -103,7 +99,11 @@ fn whole_lines(file: &File, path: &Path, (id, offset): (u64, u64), is_over: bool
     let len = file.metadata().with_context(looking)?.len();
     let wanted = len.saturating_sub(offset).min(PART_LEN_MAX);
     let mut text = vec![0; usize::try_from(wanted)?];
-    file.read_exact_at(&mut text, offset).with_context(looking)?;
+    if wanted > 0 {
+        // What is collected has to be here after a power failure, too, or other lines would have its place.
+        file.sync_data().with_context(looking)?;
+        file.read_exact_at(&mut text, offset).with_context(looking)?;
+    }
     let is_all = offset + wanted >= len;
     let whole = match memchr::memrchr(b'\n', &text) {
         _ if is_over && is_all => text.len(),
@@ -113,22 +113,8 @@ fn whole_lines(file: &File, path: &Path, (id, offset): (u64, u64), is_over: bool
         None => 0,
     };
     text.truncate(whole);
-    let (from, to) = (At::File { id, offset }, At::File { id, offset: offset + whole as u64 });
-    Ok(News { part: Part { from, to, is_after_loss: false }, text, is_cut: !is_all })
-}
-
-/// The bytes of a file, wherever it is by now.
-fn between(path: &Path, wanted: u64, begin: u64, end: u64) -> anyhow::Result<Vec<u8>> {
-    for path in [path.to_owned(), aside(path)] {
-        if let Some((file, _)) = open(&path)?.filter(|(_, id)| *id == wanted) {
-            let mut text = vec![0; usize::try_from(end - begin)?];
-            file.read_exact_at(&mut text, begin).with_context(|| format!("reading {}", path.display()))?;
-            return Ok(text);
-        }
-    }
-    // What a crash left of it in the segment stays.
-    tracing::warn!("{} was moved aside twice before it was read to its end", path.display());
-    Ok(Vec::new())
+    let to = At::File { id, offset: offset + whole as u64 };
+    Ok(News { part: Part { to, text, is_after_loss: false }, is_cut: !is_all })
 }
 
 fn open(path: &Path) -> anyhow::Result<Option<(File, u64)>> {
@@ -157,28 +143,30 @@ struct Cursor {
     cursor: String,
 }
 
-/// Entries after a place, up to one that is the last: the lines, the last one's cursor, and whether there may be more.
-fn entries(
-    identifier: &str,
-    from: &At,
-    is_last: impl Fn(&str) -> bool,
-) -> anyhow::Result<(Vec<u8>, Option<String>, bool)> {
+/// Entries after a place: the lines, the last one's cursor, and whether there may be more.
+fn entries(identifier: &str, from: &At) -> anyhow::Result<(Vec<u8>, Option<String>, bool)> {
     let mut command = Command::new("journalctl");
-    command.args(["--quiet", "--no-pager", "--output=json", "--output-fields=MESSAGE,_SYSTEMD_UNIT"]);
+    // All of a message: it leaves out long ones otherwise.
+    command.args(["--quiet", "--no-pager", "--all", "--output=json", "--output-fields=MESSAGE,_SYSTEMD_UNIT"]);
     command.arg(format!("--identifier={identifier}"));
     if let At::Entry { cursor } = from {
         command.arg(format!("--after-cursor={cursor}"));
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().context("starting journalctl")?;
-    let read = child.stdout.take().context("what journalctl prints").and_then(|out| read_entries(out, is_last));
-    // It may have more to print than is wanted; one that has ended already is as well.
-    let _ended = child.kill();
-    child.wait().context("waiting for journalctl")?;
+    let read = child.stdout.take().context("what journalctl prints").and_then(read_entries);
+    if !matches!(read, Ok((_, _, false))) {
+        // It has more to print than is wanted; one that has ended already is as well.
+        let _ended = child.kill();
+        child.wait().context("waiting for journalctl")?;
+        return read;
+    }
+    let status = child.wait().context("waiting for journalctl")?;
+    ensure!(status.success(), "journalctl ended with {status}");
     read
 }
 
-fn read_entries(out: impl io::Read, is_last: impl Fn(&str) -> bool) -> anyhow::Result<(Vec<u8>, Option<String>, bool)> {
+fn read_entries(out: impl io::Read) -> anyhow::Result<(Vec<u8>, Option<String>, bool)> {
     let (mut text, mut last) = (Vec::new(), None);
     let mut out = BufReader::new(out);
     for _ in 0..ENTRIES_MAX {
@@ -186,15 +174,10 @@ fn read_entries(out: impl io::Read, is_last: impl Fn(&str) -> bool) -> anyhow::R
         if out.read_until(b'\n', &mut text).context("reading what journalctl prints")? == 0 {
             return Ok((text, last, false));
         }
-        // Half a line: it was ended while it printed.
-        let Ok(Cursor { cursor }) = serde_json::from_slice(&text[begin..]) else {
-            text.truncate(begin);
-            return Ok((text, last, false));
-        };
-        let is_over = is_last(&cursor);
+        let Cursor { cursor } = serde_json::from_slice(&text[begin..]).context("journalctl printed half a line")?;
         last = Some(cursor);
-        if is_over || text.len() as u64 >= PART_LEN_MAX {
-            return Ok((text, last, !is_over));
+        if text.len() as u64 >= PART_LEN_MAX {
+            break;
         }
     }
     Ok((text, last, true))
@@ -205,14 +188,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_are_read_up_to_the_one_that_is_the_last() {
+    fn entries_are_read_to_the_end_or_not_at_all() {
         let line = |cursor: &str| format!("{{\"__CURSOR\":\"{cursor}\",\"MESSAGE\":\"x\"}}\n");
-        let all = format!("{}{}{}{{\"__CUR", line("a"), line("b"), line("c"));
-        let (text, last, is_cut) = read_entries(all.as_bytes(), |_| false).expect("read");
-        assert_eq!((text.len(), last.as_deref(), is_cut), (3 * line("a").len(), Some("c"), false));
-        let (text, last, is_cut) = read_entries(all.as_bytes(), |cursor| cursor == "b").expect("read");
-        assert_eq!((text.len(), last.as_deref(), is_cut), (2 * line("a").len(), Some("b"), false));
-        let (text, last, _) = read_entries(&b""[..], |_| false).expect("read");
+        let all = format!("{}{}", line("a"), line("b"));
+        let (text, last, is_cut) = read_entries(all.as_bytes()).expect("read");
+        assert_eq!((text.len(), last.as_deref(), is_cut), (all.len(), Some("b"), false));
+        assert!(read_entries(&all.as_bytes()[..all.len() - 5]).is_err(), "it was ended while it printed");
+        let (text, last, _) = read_entries(&b""[..]).expect("read");
         assert!(text.is_empty() && last.is_none());
     }
 }

@@ -62,29 +62,31 @@ impl Worker {
     fn round(&mut self, config: &LogsConfig) -> anyhow::Result<()> {
         self.has_more = false;
         let first = first_segment()?;
-        let collected = self.collect(config, &first);
+        // One stream does not wait for another's trouble. What could not be collected is not shipped: the segment may not be whole.
+        let mut done = Ok(());
         for stream in &config.streams {
-            self.stream(config, *stream, &first).with_context(|| format!("{stream} logs"))?;
+            let collected = self.collect(config, *stream, &first);
+            let worked = collected.and_then(|()| self.stream(config, *stream, &first));
+            done = done.and(worked.with_context(|| format!("{stream} logs")));
         }
-        collected
+        done
     }
 
     /// What daemons say goes into segments whether or not the share is there.
-    fn collect(&mut self, config: &LogsConfig, first: &SegmentName) -> anyhow::Result<()> {
-        let has = |stream| config.streams.contains(&stream);
-        let file = |name: &str| (name.to_owned(), Source::File(Path::new(LOGS).join(format!("{name}.log"))));
-        let reader = has(Stream::Mail).then(|| MailReader { balancers: config.balancers.clone() });
-        let mail = || mail::SOURCES.into_iter().map(file).collect();
-        round_of(&mut self.mail, reader, &config.node, mail, Stream::Mail, first)?;
-        let journal = || [("journal".to_owned(), Source::Journal(errors::IDENTIFIER))].into();
-        round_of(
-            &mut self.errors,
-            has(Stream::Errors).then_some(SiteErrors),
-            &config.node,
-            journal,
-            Stream::Errors,
-            first,
-        )
+    fn collect(&mut self, config: &LogsConfig, stream: Stream, first: &SegmentName) -> anyhow::Result<()> {
+        match stream {
+            Stream::Access => Ok(()),
+            Stream::Mail => {
+                let file = |name: &str| (name.to_owned(), Source::File(Path::new(LOGS).join(format!("{name}.log"))));
+                let sources = || mail::SOURCES.into_iter().map(file).collect();
+                let reader = MailReader { balancers: config.balancers.clone() };
+                round_of(&mut self.mail, reader, &config.node, sources, stream, first)
+            }
+            Stream::Errors => {
+                let sources = || [("journal".to_owned(), Source::Journal(errors::IDENTIFIER))].into();
+                round_of(&mut self.errors, SiteErrors, &config.node, sources, stream, first)
+            }
+        }
     }
 
     fn stream(&mut self, config: &LogsConfig, stream: Stream, first: &SegmentName) -> anyhow::Result<()> {
@@ -117,19 +119,15 @@ impl Worker {
     }
 }
 
-/// Lets the collector of a stream, if the node has that, collect what is new; one for another node or reader begins anew.
+/// Lets the collector of a stream collect what is new; one for another node or reader begins anew.
 fn round_of<R: collect::Reader + PartialEq>(
     collector: &mut Option<Collector<R>>,
-    reader: Option<R>,
+    reader: R,
     node: &Name,
     sources: impl FnOnce() -> BTreeMap<String, Source>,
     stream: Stream,
     first: &SegmentName,
 ) -> anyhow::Result<()> {
-    let Some(reader) = reader else {
-        *collector = None;
-        return Ok(());
-    };
     let collector = match collector {
         Some(collector) if collector.is_of(node, &reader) => collector,
         other => {

@@ -19,6 +19,9 @@ use std::path::PathBuf;
 /// The cluster's own log.
 const CLUSTER: &str = "cluster";
 
+/// The directory of a log has so many names at most.
+const NAMES_MAX: usize = 4_096;
+
 /// Why an owner's place takes nothing, in words for a person.
 pub type Refused = String;
 
@@ -70,7 +73,7 @@ impl<'s> SiteLog<'s> {
     /// # Errors
     /// The share does not do its work.
     pub fn beside(&self) -> Result<Result<Vec<String>, Refused>, FileError> {
-        self.answer("listing", || names_in(self.directory()?))
+        self.answer("listing", || self.names())
     }
 
     /// Moves it aside, unless something has that name, and removes the names that are outdated.
@@ -89,7 +92,7 @@ impl<'s> SiteLog<'s> {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(error) => return Err(error),
             }
-            for outdated in rotate::outdated(self.name(), &names_in(self.directory()?)?) {
+            for outdated in rotate::outdated(self.name(), &self.names()?) {
                 match unlinkat(&directory, &outdated, AtFlags::empty()) {
                     Ok(()) | Err(Errno::NOENT | Errno::ISDIR) => {}
                     Err(error) => return Err(error),
@@ -166,6 +169,11 @@ impl<'s> SiteLog<'s> {
             }
             Err(error) => Err(errno(&self.path(), what)(error)),
         }
+    }
+
+    /// The names in its directory. An owner may have made millions: then his log takes nothing.
+    fn names(&self) -> Result<Vec<String>, Errno> {
+        names_in(self.directory()?, NAMES_MAX)?.ok_or(Errno::MLINK)
     }
 
     fn name(&self) -> &'static str {

@@ -23,6 +23,9 @@ pub struct TrafficRow {
     pub received_bytes: i64,
 }
 
+/// A sum of two of these is still a number of SQLite's; no true count comes near.
+const COUNT_MAX: i64 = i64::MAX / 2;
+
 /// Which rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrafficFilter {
@@ -60,9 +63,9 @@ impl Store {
         }
         for (site, day, count) in rows {
             let sql = "INSERT INTO traffic (site, day, requests, messages, sent, received) VALUES (?, ?, ?, ?, ?, ?) \
-                 ON CONFLICT (site, day) DO UPDATE SET requests = requests + excluded.requests, messages = messages + excluded.messages, sent = sent + excluded.sent, \
-                 received = received + excluded.received";
-            let bounded = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+                 ON CONFLICT (site, day) DO UPDATE SET requests = min(requests, 4611686018427387903) + excluded.requests, messages = min(messages, 4611686018427387903) + excluded.messages, sent = min(sent, 4611686018427387903) + excluded.sent, \
+                 received = min(received, 4611686018427387903) + excluded.received";
+            let bounded = |number: u64| i64::try_from(number).unwrap_or(COUNT_MAX).min(COUNT_MAX);
             sqlx::query(sql)
                 .bind(site)
                 .bind(day)

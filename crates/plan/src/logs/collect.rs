@@ -1,8 +1,8 @@
-//! From what daemons write to their own files, or to the machine's journal, to a segment, so that each line is in a segment once, whenever the process ends.
+//! From what daemons write to their own files, or to the machine's journal, to a segment, so that each line is in a segment once, whenever the
+//! process ends.
 //!
-//! Before anything is written to a segment, an [`Intent`] is made to last: which parts of which sources go to which place. What is written is a
-//! function of it and of those parts' bytes. Whoever finds an intent carries it out, again or for the first time: the same bytes at the
-//! same place.
+//! Before anything is written to a segment, an [`Intent`] is made to last: the bytes, their place, and where sources were read up to. Whoever finds
+//! one writes it, again or for the first time: the same bytes at the same place. Sources are not asked again; they may have changed by then.
 //!
 //! Deliberately absent: what lines mean, which is the reader's of each source ([`Take`]).
 
@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 
 /// A source is read in parts of so many bytes at most.
-pub const PART_LEN_MAX: u64 = 4 << 20;
+pub const PART_LEN_MAX: u64 = 1 << 20;
 /// A segment that is so long is closed.
 pub const SEGMENT_LEN_MAX: u64 = 64 << 20;
 /// A line is cut after so many bytes.
@@ -41,32 +41,20 @@ pub enum At {
     },
 }
 
-/// A part of a source: whole lines.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
-    /// Where it begins; in the same file as where it ends.
-    pub from: At,
-    /// Where it ends.
-    pub to: At,
-    /// A file that was lost before it was read to its end, so that its lines are missing.
-    #[serde(default)]
-    pub is_after_loss: bool,
-}
-
-/// What is about to be written.
+/// What is about to be written, and by that where a collector is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
     /// The segment.
     pub segment: SegmentName,
     /// Its length before.
     pub base: u64,
-    /// The time of its last line.
+    /// What is written there.
+    pub bytes: String,
+    /// The time of its last line after that.
     pub last_us: u64,
-    /// When it was planned, in microseconds since 1970: lines have no year.
-    pub now_us: u64,
-    /// What is read, by source.
-    pub parts: BTreeMap<String, Part>,
-    /// What the reader of lines remembers from before.
+    /// Where sources were read up to, by name.
+    pub at: BTreeMap<String, At>,
+    /// What the reader of lines remembers.
     pub memory: Memory,
 }
 
@@ -114,49 +102,65 @@ pub trait Reader {
     fn take(&self, source: &str, line: &str, now_us: u64, memory: &mut Memory) -> Option<Take>;
 }
 
-/// What an intent comes to.
+/// What is new in a source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Written {
-    /// The bytes that belong to the segment's base.
-    pub bytes: Vec<u8>,
-    /// The time of the last line.
-    pub last_us: u64,
-    /// What the reader remembers.
-    pub memory: Memory,
+pub struct Part {
+    /// Where it ends.
+    pub to: At,
+    /// Whole lines.
+    pub text: Vec<u8>,
+    /// A file was lost before it was read to its end: lines are missing before these.
+    pub is_after_loss: bool,
 }
 
 impl Intent {
-    /// What is to be written, from the bytes of each part.
-    pub fn carry_out(&self, node: &Name, reader: &impl Reader, texts: &BTreeMap<String, Vec<u8>>) -> Written {
-        let mut written = Written { bytes: Vec::new(), last_us: self.last_us, memory: self.memory.clone() };
-        if self.base == 0 {
-            let head = format!("# segment {} of {node}, begun {}\n", self.segment.stem(), rfc3339(self.now_us));
-            written.bytes.extend_from_slice(head.as_bytes());
+    /// Where a collector begins: a segment without a byte.
+    pub fn first(segment: SegmentName) -> Self {
+        let (at, memory) = (BTreeMap::new(), Memory::default());
+        Self { segment, base: 0, bytes: String::new(), last_us: 0, at, memory }
+    }
+
+    /// The segment's length once it is written.
+    pub fn end(&self) -> u64 {
+        self.base + self.bytes.len() as u64
+    }
+
+    /// Goes on in another segment. What was once said to be later than now is not believed any longer.
+    #[must_use]
+    pub fn in_segment(self, segment: SegmentName, now_us: u64) -> Self {
+        Self { segment, base: 0, bytes: String::new(), last_us: self.last_us.min(now_us), ..self }
+    }
+
+    /// What is written next, once this is.
+    #[must_use]
+    pub fn next(&self, node: &Name, reader: &impl Reader, parts: BTreeMap<String, Part>, now_us: u64) -> Self {
+        let mut next = Self { base: self.end(), bytes: String::new(), ..self.clone() };
+        if next.base == 0 {
+            next.bytes = format!("# segment {} of {node}, begun {}\n", self.segment.stem(), rfc3339(now_us));
         }
         let mut takes = Vec::new();
-        for (source, text) in texts {
-            if self.parts.get(source).is_some_and(|part| part.is_after_loss) {
+        for (source, Part { to, text, is_after_loss }) in parts {
+            if is_after_loss {
                 let note = format!("# {source} was replaced before it was read to its end; lines of it are missing\n");
-                written.bytes.extend_from_slice(note.as_bytes());
+                next.bytes.push_str(&note);
             }
             let mut at_us = 0;
             for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
                 let line = String::from_utf8_lossy(line);
-                let Some(take) = reader.take(source, &line, self.now_us, &mut written.memory) else { continue };
-                // A source's lines stay in their order.
-                at_us = take.at_us.unwrap_or(0).max(at_us);
+                let Some(take) = reader.take(&source, &line, now_us, &mut next.memory) else { continue };
+                // A source's lines stay in their order, and none is waited for that says it is of the future.
+                at_us = take.at_us.unwrap_or(0).min(now_us).max(at_us);
                 takes.push((at_us, take));
             }
+            next.at.insert(source, to);
         }
         takes.sort_by_key(|(at_us, _)| *at_us);
-        let mut bytes = String::new();
         for (at_us, take) in takes {
             // A segment's lines are in order.
-            written.last_us = written.last_us.max(at_us);
-            push(&mut bytes, node, written.last_us, &take);
+            next.last_us = next.last_us.max(at_us);
+            push(&mut next.bytes, node, next.last_us, &take);
         }
-        written.bytes.extend_from_slice(bytes.as_bytes());
-        written
+        next
     }
 }
 
@@ -191,36 +195,38 @@ mod tests {
 
     fn intent(base: u64, last_us: u64) -> Intent {
         let segment = format!("{:032x}-1.log", 7).parse().unwrap();
-        Intent { segment, base, last_us, now_us: 9_000_000, parts: BTreeMap::new(), memory: Memory::default() }
+        Intent { base, last_us, ..Intent::first(segment) }
     }
 
-    fn carry_out(intent: &Intent, texts: &[(&str, &[u8])]) -> Written {
-        let texts = texts.iter().map(|(source, text)| ((*source).to_owned(), text.to_vec())).collect();
-        intent.carry_out(&"mail1".parse().unwrap(), &Plain, &texts)
+    fn next(intent: &Intent, texts: &[(&str, &[u8])]) -> Intent {
+        let part = |text: &[u8]| Part { text: text.to_vec(), ..Part::default() };
+        let parts = texts.iter().map(|(source, text)| ((*source).to_owned(), part(text))).collect();
+        intent.next(&"mail1".parse().unwrap(), &Plain, parts, 9_000_000)
     }
 
     #[test]
     fn lines_of_several_sources_are_in_order() {
-        let written =
-            carry_out(&intent(5, 2_000_000), &[("a", b"1 early\n3 three\n"), ("b", b"2 two\nodd\n\x07 bell\n")]);
-        let text = String::from_utf8(written.bytes).unwrap();
+        let texts = [("a", &b"1 early\n3 three\n"[..]), ("b", &b"2 two\nodd\n\x07 bell\n99 later than now\n"[..])];
+        let written = next(&intent(5, 2_000_000), &texts);
         let expected = "2.000000 - 0 0 1970-01-01T00:00:01.000000Z mail1 a: early\n\
                         2.000000 - 0 0 1970-01-01T00:00:02.000000Z mail1 b: two\n\
                         2.000000 - 0 0 1970-01-01T00:00:02.000000Z mail1 b: odd\n\
                         2.000000 - 0 0 1970-01-01T00:00:02.000000Z mail1 b: bell\n\
-                        3.000000 - 0 0 1970-01-01T00:00:03.000000Z mail1 a: three\n";
-        assert_eq!(text, expected);
-        assert_eq!(written.last_us, 3_000_000);
+                        3.000000 - 0 0 1970-01-01T00:00:03.000000Z mail1 a: three\n\
+                        9.000000 - 0 0 1970-01-01T00:01:39.000000Z mail1 b: later than now\n";
+        assert_eq!(written.bytes, expected);
+        assert_eq!((written.base, written.end(), written.last_us), (5, 5 + expected.len() as u64, 9_000_000));
     }
 
     #[test]
     fn a_segment_begins_with_its_name_and_says_what_is_missing() {
-        let mut intent = intent(0, 0);
-        let part = Part { from: At::Start, to: At::Start, is_after_loss: true };
-        intent.parts.insert("a".into(), part);
-        let text = String::from_utf8(carry_out(&intent, &[("a", b"1 x\n")]).bytes).unwrap();
-        assert!(text.starts_with("# segment 00000000000000000000000000000007-1 of mail1, begun 1970-01-01T00:00:09"));
-        assert!(text.contains("\n# a was replaced before it was read to its end"));
+        let part = Part { text: b"1 x\n".to_vec(), is_after_loss: true, ..Part::default() };
+        let written = intent(0, 0).next(&"mail1".parse().unwrap(), &Plain, [("a".to_owned(), part)].into(), 9_000_000);
+        let begin = "# segment 00000000000000000000000000000007-1 of mail1, begun 1970-01-01T00:00:09";
+        assert!(written.bytes.starts_with(begin));
+        assert!(written.bytes.contains("\n# a was replaced before it was read to its end"));
+        let later = written.clone().in_segment(written.segment.next(), 5);
+        assert_eq!((later.end(), later.last_us, &later.at), (0, 5, &written.at));
     }
 
     #[test]
@@ -236,10 +242,10 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_become_lines_of_a_segment(bytes in prop::collection::vec(any::<u8>(), 0..200), base in 1_u64..9) {
-            let written = carry_out(&intent(base, 0), &[("a", &bytes)]);
+            let written = next(&intent(base, 0), &[("a", &bytes)]);
             let mut last = 0;
-            for line in written.bytes.split_inclusive(|byte| *byte == b'\n') {
-                let found = line::parse(line.strip_suffix(b"\n").expect("whole lines")).expect("a line");
+            for line in written.bytes.split_inclusive('\n') {
+                let found = line::parse(line.strip_suffix('\n').expect("whole lines").as_bytes()).expect("a line");
                 prop_assert!(found.at_us >= last);
                 last = found.at_us;
             }

@@ -20,6 +20,9 @@ pub const SOURCES: [&str; 3] = ["postfix", "mailboxes", "logins"];
 /// Between Dovecot's note of a message and its size, as `deliver_log_format` has them.
 pub const SIZE: &str = " size=";
 
+/// No letter and no session has more bytes.
+const SIZE_MAX: u64 = 1 << 40;
+
 /// Reads lines of a mail node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MailReader {
@@ -53,13 +56,15 @@ impl MailReader {
         if let Some((queue_id, said)) = said.split_once(": ") {
             let daemon = tag.split('[').next().and_then(|name| name.rsplit('/').next());
             match daemon {
-                Some("smtpd") => {
+                // Other lines of its name what a client said: a HELO may look like a login.
+                Some("smtpd") if said.starts_with("client=") => {
                     if let Some(domain) = after(said, "sasl_username=").and_then(domain_of) {
                         memory.begin(queue_id, &domain);
                     }
                 }
                 Some("qmgr") => {
-                    let size = after(said, ", size=").and_then(number);
+                    // After the last one: a sender's address may have one of its own.
+                    let size = last_after(said, ", size=").and_then(number).filter(|size| *size <= SIZE_MAX);
                     if let (Some(size), true) = (size, said.starts_with("from=<"))
                         && let Some(domain) = memory.end(queue_id)
                     {
@@ -109,18 +114,22 @@ impl MailReader {
             [": saved mail to ", ": stored mail into mailbox ", ": fileinto action: stored mail into mailbox "];
         match daemon {
             "lmtp" if is_stored.iter().any(|how| said.contains(how)) => {
-                take.received = after(said, SIZE).and_then(number).unwrap_or(0);
+                // Right before what Dovecot says: a Message-ID may have one of its own.
+                let at = is_stored.iter().filter_map(|how| said.rfind(how)).max().unwrap_or(0);
+                take.received =
+                    last_after(&said[..at], SIZE).and_then(number).filter(|size| *size <= SIZE_MAX).unwrap_or(0);
                 take.subject = format!("@{domain}");
             }
             "imap" if said.starts_with("Disconnected: ") => {
-                take.received = last_after(said, " in=").and_then(number).unwrap_or(0);
-                take.sent = last_after(said, " out=").and_then(number).unwrap_or(0);
+                let bytes = |what: &str| last_after(said, what).and_then(number).unwrap_or(0).min(SIZE_MAX);
+                (take.received, take.sent) = (bytes(" in="), bytes(" out="));
                 take.subject = format!("={domain}");
             }
             "pop3" if said.starts_with("Disconnected: ") => {
                 // `top=1/200, retr=2/1400`: how many, and their bytes.
                 let bytes = |what: &str| last_after(said, what)?.split_once('/').and_then(|(_, bytes)| number(bytes));
-                take.sent = bytes(" top=").unwrap_or(0).saturating_add(bytes(" retr=").unwrap_or(0));
+                let bytes = |what| bytes(what).unwrap_or(0).min(SIZE_MAX);
+                take.sent = bytes(" top=") + bytes(" retr=");
                 take.subject = format!("={domain}");
             }
             _ => {}
@@ -244,6 +253,20 @@ mod tests {
             say("Nov 28 16:00:53 mail phalanx-postfix/qmgr[9]: 4jc9: from=<a@b.org>, size=1, nrcpt=1 (q)").subject,
             ""
         );
+    }
+
+    #[test]
+    fn what_clients_say_counts_for_nobody() {
+        let mut memory = Memory::default();
+        let mut say =
+            |said: &str| take("postfix", &format!("Nov 28 16:00:53 mail phalanx-postfix/{said}"), &mut memory).unwrap();
+        say("smtpd[9]: Q9: reject: RCPT from w[192.0.2.1]: 550; helo=<sasl_username=a@victim.org>");
+        assert_eq!(say("qmgr[9]: Q9: from=<x@y.org>, size=7, nrcpt=1 (queue active)").subject, "");
+        say("submission/smtpd[9]: Q8: client=w[192.0.2.1], sasl_method=PLAIN, sasl_username=a@example.org");
+        let counted = say("qmgr[9]: Q8: from=<\"a, size=99\"@example.org>, size=7, nrcpt=1 (queue active)");
+        assert_eq!((counted.subject.as_str(), counted.sent), ("@example.org", 7));
+        let stored = "2026-11-28T16:00:53 lmtp(a@example.org)<7><s>: Info: msgid=<\"a size=9223372036854775807\"@x>, size=70: saved mail to INBOX";
+        assert_eq!(take("mailboxes", stored, &mut Memory::default()).unwrap().received, 70);
     }
 
     #[test]

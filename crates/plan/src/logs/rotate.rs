@@ -4,6 +4,7 @@
 //! [`LEN_MAX`]; `access.log-20261128.2` is the second one of a day.
 
 use super::date::Day;
+use std::collections::HashSet;
 
 /// A log so long is moved aside also within a day.
 pub const LEN_MAX: u64 = 256 << 20;
@@ -29,7 +30,8 @@ pub fn name(log: &str, seen: Seen, others: &[String]) -> String {
     let first = format!("{log}-{}", Day::of_us(seen.written_us).digits());
     // One more than there are names, so that one is free.
     let later = (2..others.len() + 3).map(|number| format!("{first}.{number}"));
-    std::iter::once(first.clone()).chain(later).find(|name| !others.contains(name)).unwrap_or(first)
+    let taken: HashSet<&str> = others.iter().map(String::as_str).collect();
+    std::iter::once(first.clone()).chain(later).find(|name| !taken.contains(name.as_str())).unwrap_or(first)
 }
 
 /// Which of `others` go, once one more of the log called `log` was moved aside.

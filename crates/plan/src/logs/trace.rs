@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, HashSet};
 
 /// A trace has so many lines at most.
 pub const LINES_MAX: usize = 2_000;
+/// And so many bytes of them.
+const BYTES_MAX: usize = 1 << 20;
 /// And so many queue ids.
 const IDS_MAX: usize = 1_000;
 
@@ -57,6 +59,7 @@ pub struct Tracer {
     message_id: Vec<u8>,
     ids: HashSet<Vec<u8>>,
     trace: Trace,
+    bytes: usize,
     fates: BTreeMap<String, Fate>,
 }
 
@@ -73,7 +76,7 @@ impl Tracer {
     pub fn new(message_id: &str) -> Self {
         let bare = message_id.trim().trim_start_matches('<').trim_end_matches('>');
         let message_id = format!("<{bare}>").into_bytes();
-        Self { message_id, ids: HashSet::new(), trace: Trace::default(), fates: BTreeMap::new() }
+        Self { message_id, ids: HashSet::new(), trace: Trace::default(), bytes: 0, fates: BTreeMap::new() }
     }
 
     /// The first reading: whole lines.
@@ -126,10 +129,6 @@ impl Tracer {
     }
 
     fn add(&mut self, parts: &Parts<'_>, id: Option<&str>, said: &str) {
-        if self.trace.lines.len() >= LINES_MAX {
-            self.trace.is_cut = true;
-            return;
-        }
         let fate = match id {
             Some(_) => fate_in_queue(parts, said),
             None => fate_in_mailbox(parts, said),
@@ -137,9 +136,15 @@ impl Tracer {
         if let Some(fate) = fate {
             // That a mailbox has it is the last word; Postfix' line about it is later and says less.
             let is_stored = |before: &Fate| before.state == "stored" && fate.state == "sent";
-            if !self.fates.get(&fate.to).is_some_and(is_stored) {
+            let has_room = self.fates.len() < LINES_MAX || self.fates.contains_key(&fate.to);
+            if has_room && !self.fates.get(&fate.to).is_some_and(is_stored) {
                 self.fates.insert(fate.to.clone(), fate);
             }
+        }
+        self.bytes += said.len();
+        if self.trace.lines.len() >= LINES_MAX || self.bytes > BYTES_MAX {
+            self.trace.is_cut = true;
+            return;
         }
         let text = format!("{}: {said}", parts.tag);
         let queue_id = id.map(str::to_owned);
