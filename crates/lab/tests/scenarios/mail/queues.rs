@@ -77,18 +77,24 @@ fn is_active(figure: &Figure, node: &str, unit: &str) -> Result<bool> {
     Ok(figure.host(node).run(&format!("systemctl is-active {unit}"))?.success())
 }
 
-/// A thousand letters wait in the queue of mail2, some of them on their way out of it, when it dies.
-fn filled(figure: &Figure) -> Result<Vec<usize>> {
-    let mail2 = figure.host("mail2");
-    // Nothing leaves it while it is filled: its way to the mailboxes is closed, and nobody opens it again. Nothing is judged, which takes long.
-    mail2.text("systemctl stop phalanx-agent && systemctl stop phalanx-mail-router phalanx-filter")?;
-    let mut sending = letters(figure, &figure.address("mail2")?, 1, LETTERS)?;
+/// So many letters wait in the queue of mail2. Nothing leaves it while it is filled: its way to the mailboxes is closed, and nobody opens it again.
+/// Nothing is judged, which takes long.
+fn queued(figure: &Figure, count: usize) -> Result<Vec<usize>> {
+    figure.host("mail2").text("systemctl stop phalanx-agent && systemctl stop phalanx-mail-router phalanx-filter")?;
+    let mut sending = letters(figure, &figure.address("mail2")?, 1, count)?;
     eventually(LONG, "that the letters are sent", || {
         ensure!(!sending.is_running()?, "{} so far", taken(&sending.stdout()).len());
         Ok(())
     })?;
     let taken = taken(&sending.stdout());
-    ensure!(taken.len() == LETTERS, "{} were taken: {}", taken.len(), sending.stdout());
+    ensure!(taken.len() == count, "{} were taken: {}", taken.len(), sending.stdout());
+    Ok(taken)
+}
+
+/// A thousand letters wait in the queue of mail2, some of them on their way out of it, when it dies.
+fn filled(figure: &Figure) -> Result<Vec<usize>> {
+    let taken = queued(figure, LETTERS)?;
+    let mail2 = figure.host("mail2");
     mail2.text("systemctl start phalanx-mail-router && postqueue -c /var/lib/phalanx/live/postfix -f")?;
     eventually(LONG, "that letters leave the queue", || {
         let count = arrived(figure)?.len();
@@ -185,7 +191,6 @@ fn it_comes_home(figure: &Figure) -> Result<()> {
 #[test]
 #[ignore = "seven minutes; red once: Postfix did not start when its queue came home over NFS, for a reason that is not known yet"]
 fn mail_nfs() -> Result<()> {
-    const LETTERS: usize = 100;
     Figure::scenario_mail_nfs(|figure| {
         Flow::prepare(figure, &[])?;
         for node in MAIL_NODES {
@@ -210,18 +215,10 @@ fn mail_nfs() -> Result<()> {
         ensure!(!is_active(figure, "mail2", "phalanx-postfix")?, "mail2 has let go of it");
         goes_to("mail2", 3)?;
         // What waits in it when it dies, with Postfix' locks on the server.
-        let mail2 = figure.host("mail2");
-        mail2.text("systemctl stop phalanx-agent && systemctl stop phalanx-mail-router phalanx-filter")?;
-        let mut sending = letters(figure, &figure.address("mail2")?, 1, LETTERS)?;
-        eventually(LONG, "that the letters are sent", || {
-            ensure!(!sending.is_running()?, "{} so far", taken(&sending.stdout()).len());
-            Ok(())
-        })?;
-        let taken = taken(&sending.stdout());
-        ensure!(taken.len() == LETTERS, "{}", sending.stdout());
+        let taken = queued(figure, 100)?;
         let locks = figure.host("nas").text("grep -c POSIX /proc/locks || true")?;
         ensure!(locks != "0", "nobody holds a lock");
-        mail2.kill()?;
+        figure.host("mail2").kill()?;
         let _switch = figure.power_switch(&["mail2"])?;
         figure.phalanx("queue adopt mail2 --to mail1")?;
         ensure!(figure.json("server show mail2")?["fenced"]["boot"].is_string(), "it was fenced by the switch");
