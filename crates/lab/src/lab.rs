@@ -199,8 +199,14 @@ impl Lab {
             let console = fs::read(&console).with_context(|| format!("cannot read {}", console.display()));
             let console = console.unwrap_or_else(|error| format!("{error:#}").into_bytes());
             fs::write(folder.join(format!("{}.console", host.name())), console)?;
-            // What daemons log beside the journal; a guest's disk can't be read from here.
+            // What daemons log beside the journal.
             let logs = disks.join(host.name()).join("root/var/log/phalanx");
+            if !logs.exists() {
+                // A guest's disk can't be read from here; it is asked, and one that is off has no answer.
+                let said = host.run("cd /var/log/phalanx && tail -v -n 500 *.log");
+                let text = said.map_or_else(|error| format!("{error:#}"), |said| said.stdout);
+                fs::write(folder.join(format!("{}.logs", host.name())), text)?;
+            }
             let folders = [logs.clone(), logs.join("access")];
             for log in folders.iter().filter_map(|logs| fs::read_dir(logs).ok()).flatten() {
                 let log = log?;
