@@ -10,9 +10,12 @@ use phalanx_plan::logs::OWNER;
 use phalanx_plan::logs::batch::Log;
 use phalanx_plan::logs::rotate::{self, Seen};
 use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, mkdirat, renameat, statat, unlinkat};
+use rustix::fs::{
+    Advice, AtFlags, FileType, Mode, OFlags, Stat, fadvise, fstat, fsync, mkdirat, renameat, statat, unlinkat,
+};
 use rustix::io::Errno;
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
@@ -31,6 +34,11 @@ pub struct SiteLog<'s> {
     share: &'s LogShare,
     log: &'s Log,
 }
+
+/// A log that was written to, and may not have it yet after a crash.
+#[derive(Debug)]
+#[must_use = "it is there for good once it is settled"]
+pub struct Unsettled(File);
 
 /// A part of a merged log, for whoever reads it on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -102,11 +110,12 @@ impl<'s> SiteLog<'s> {
         })
     }
 
-    /// Writes `bytes` at `base`, or at its end where that is before, for good.
+    /// Writes `bytes` at `base`, or at its end where that is before. They are on their way then, and there for good
+    /// once they are [settled](Self::settle).
     ///
     /// # Errors
     /// The share does not do its work.
-    pub fn write(&self, base: u64, bytes: &[u8]) -> Result<Result<(), Refused>, FileError> {
+    pub fn write(&self, base: u64, bytes: &[u8]) -> Result<Result<Unsettled, Refused>, FileError> {
         self.answer("writing", || {
             // What is a FIFO must not be waited for.
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK;
@@ -115,9 +124,21 @@ impl<'s> SiteLog<'s> {
             is_file(&stat)?;
             let at = base.min(stat.st_size as u64);
             let file = File::from(file);
-            let written = file.write_all_at(bytes, at).and_then(|()| file.sync_all());
-            written.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+            file.write_all_at(bytes, at).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+            // Linux begins to write them back: whoever waits for many files does not wait for each by itself. What is on its way
+            // is not dropped from memory, as the advice says otherwise. It is no more than advice, so its failure is nobody's.
+            let _advice = fadvise(&file, at, NonZeroU64::new(bytes.len() as u64), Advice::DontNeed);
+            Ok(Unsettled(file))
         })
+    }
+
+    /// Waits until what was written is there for good.
+    ///
+    /// # Errors
+    /// The share does not do its work.
+    pub fn settle(&self, written: Unsettled) -> Result<Result<(), Refused>, FileError> {
+        let Unsettled(file) = written;
+        self.answer("syncing", || fsync(&file))
     }
 
     /// Whole lines from `offset` of `file`, or of what is its place now from the beginning; without a place, the last `len_max` bytes.

@@ -1,5 +1,6 @@
 //! The share as the merger sees it, with the directory that knows whose a site is.
 
+use super::site::Unsettled;
 use super::{LogShare, SiteLog, act_as, errno, open_beneath};
 use crate::atomic::{FileError, failed};
 use crate::directory::{DirectoryError, Reader};
@@ -21,6 +22,8 @@ use std::fs::File;
 const OTHERS: [&str; 2] = [TRAFFIC, "cluster"];
 /// Segments that are open at once.
 const OPEN_MAX: usize = 64;
+/// Logs that were written and not settled at once; each is open meanwhile.
+const UNSETTLED_MAX: usize = 512;
 
 /// Why the merger's storage failed.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +46,9 @@ pub struct MergeStorage<'s> {
     share_name: &'s Name,
     directory: &'s Reader,
     open: HashMap<(Name, SegmentName), File>,
+    unsettled: Vec<(Log, Unsettled)>,
+    /// Logs that did not take what they were settled with, before anybody asked.
+    refused: Vec<(Log, String)>,
 }
 
 impl<'s> MergeStorage<'s> {
@@ -54,7 +60,17 @@ impl<'s> MergeStorage<'s> {
         if !directory.is_filled()? {
             return Err(StorageError::NoDirectory);
         }
-        Ok(Self { share, share_name, directory, open: HashMap::new() })
+        Ok(Self { share, share_name, directory, open: HashMap::new(), unsettled: vec![], refused: vec![] })
+    }
+
+    /// Settles what was written so far.
+    fn wait(&mut self) -> Result<(), FileError> {
+        for (log, written) in self.unsettled.drain(..) {
+            if let Err(why) = SiteLog::new(self.share, &log).settle(written)? {
+                self.refused.push((log, why));
+            }
+        }
+        Ok(())
     }
 
     fn open(&mut self, node: &Name, segment: &SegmentName) -> Result<&File, FileError> {
@@ -140,6 +156,14 @@ impl Storage for MergeStorage<'_> {
     }
 
     fn write(&mut self, log: &Log, base: u64, bytes: &[u8]) -> Result<Result<(), String>, StorageError> {
-        Ok(SiteLog::new(self.share, log).write(base, bytes)?)
+        if self.unsettled.len() >= UNSETTLED_MAX {
+            self.wait()?;
+        }
+        Ok(SiteLog::new(self.share, log).write(base, bytes)?.map(|written| self.unsettled.push((log.clone(), written))))
+    }
+
+    fn settle(&mut self) -> Result<Vec<(Log, String)>, StorageError> {
+        self.wait()?;
+        Ok(std::mem::take(&mut self.refused))
     }
 }

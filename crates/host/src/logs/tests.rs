@@ -64,6 +64,11 @@ fn small_files_are_the_owners_and_replaced_whole() {
     assert!(rustix::process::geteuid().is_root(), "root again");
 }
 
+fn put(log: &SiteLog<'_>, base: u64, bytes: &[u8], what: &str) {
+    let written = log.write(base, bytes).expect("written").expect(what);
+    log.settle(written).expect("settled").expect(what);
+}
+
 #[test]
 fn a_log_is_written_as_its_account_at_its_place() {
     let Place { root, share } = place();
@@ -71,10 +76,10 @@ fn a_log_is_written_as_its_account_at_its_place() {
     let log = log();
     let log = SiteLog::new(&opened, &log);
     assert_eq!(log.look().expect("looked").expect("free").len, 0);
-    log.write(0, b"one\n").expect("written").expect("taken");
-    log.write(4, b"two\n").expect("written").expect("taken");
-    log.write(4, b"two\n").expect("written").expect("once more is no more");
-    log.write(400, b"three\n").expect("written").expect("the customer cut it");
+    put(&log, 0, b"one\n", "taken");
+    put(&log, 4, b"two\n", "taken");
+    put(&log, 4, b"two\n", "once more is no more");
+    put(&log, 400, b"three\n", "the customer cut it");
     let path = root.path().join("home/alice/logs/www.example.org/access.log");
     assert_eq!(std::fs::read_to_string(&path).expect("there"), "one\ntwo\nthree\n");
     assert_eq!(path.metadata().expect("there").uid(), Uid::FIRST.get());
@@ -84,7 +89,7 @@ fn a_log_is_written_as_its_account_at_its_place() {
     assert_eq!(on(Some((reading.file, reading.offset))).text, b"");
     assert_eq!(on(Some((reading.file, 4))).text, b"two\nthree\n");
     log.move_aside("access.log-20260101").expect("moved").expect("taken");
-    log.write(0, b"four\n").expect("written").expect("taken");
+    put(&log, 0, b"four\n", "taken");
     log.move_aside("access.log-20260101").expect("moved").expect("it was before the crash");
     let next = on(Some((reading.file, reading.offset)));
     assert_eq!(next.text, b"four\n", "another file is read from its beginning");
@@ -133,6 +138,6 @@ fn whatever_a_customer_does_to_his_log_harms_him_alone() {
     assert_eq!(std::fs::read_to_string(&secret).expect("there"), "root's");
     assert_eq!(std::fs::read_dir(outside.path()).expect("listed").count(), 0);
     std::fs::remove_dir_all(&logs).expect("removed");
-    log.write(0, b"line\n").expect("written").expect("made anew");
+    put(&log, 0, b"line\n", "made anew");
     assert_eq!(std::fs::read_to_string(&file).expect("there"), "line\n");
 }

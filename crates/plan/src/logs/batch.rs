@@ -96,6 +96,16 @@ pub enum Log {
     Cluster,
 }
 
+impl Log {
+    /// The name of its site; `-` for the cluster's.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Site { site, .. } => site,
+            Self::Cluster => "-",
+        }
+    }
+}
+
 /// What a batch counted: one line of what goes to the panel.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counted {

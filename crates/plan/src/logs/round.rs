@@ -45,8 +45,10 @@ pub trait Storage {
     fn beside(&mut self, log: &Log) -> Result<Result<Vec<String>, String>, Self::Error>;
     /// Moves a log aside, unless something has that name already, and removes the names that are outdated.
     fn move_aside(&mut self, log: &Log, name: &str) -> Result<Result<(), String>, Self::Error>;
-    /// Writes to a log at `base`, or at its end where that is before, for good.
+    /// Writes to a log at `base`, or at its end where that is before; for good no sooner than [`Self::settle`].
     fn write(&mut self, log: &Log, base: u64, bytes: &[u8]) -> Result<Result<(), String>, Self::Error>;
+    /// Waits until all that was written is there for good; answers the logs that took it not after all, and why.
+    fn settle(&mut self) -> Result<Vec<(Log, String)>, Self::Error>;
 }
 
 /// Why a round came to nothing.
@@ -275,11 +277,11 @@ fn carry_out<S: Storage>(
     let mut by_site: BTreeMap<&str, &super::merge::SiteLines> =
         gathered.sites.iter().map(|lines| (lines.site.as_str(), lines)).collect();
     for output in &journal.outputs {
-        let (name, text) = match &output.log {
+        let text = match &output.log {
             Log::Site { site, .. } => {
                 let marks: String =
                     gaps.iter().filter(|gap| gap.sites.contains(site)).map(|gap| gap.mark.as_str()).collect();
-                (site.clone(), text_of(by_site.remove(site.as_str()), &marks))
+                text_of(by_site.remove(site.as_str()), &marks)
             }
             Log::Cluster => {
                 for lines in by_site.values() {
@@ -289,13 +291,15 @@ fn carry_out<S: Storage>(
                     }
                 }
                 gaps.iter().for_each(|gap| unknown.extend_from_slice(gap.mark.as_bytes()));
-                ("-".to_owned(), std::mem::take(&mut unknown).into())
+                std::mem::take(&mut unknown).into()
             }
         };
         if let Err(why) = put(storage, output, &text)? {
-            refused.push((name, why));
+            refused.push((output.log.clone(), why));
         }
     }
+    // All logs first, and then one wait for all: a disk makes one way of it.
+    refused.extend(storage.settle()?);
     let number = journal.after.number;
     let counted = Counted::of(&gathered.sites);
     if !counted.sites.is_empty() {
@@ -303,6 +307,7 @@ fn carry_out<S: Storage>(
     }
     write(storage, STATE, &journal.after)?;
     let gaps = gaps.into_iter().map(|gap| gap.mark).collect();
+    let refused = refused.into_iter().map(|(log, why)| (log.name().to_owned(), why)).collect();
     Ok(Outcome { lines: gathered.lines, refused, gaps, has_more: false, closes_us: journal.closes_us, number })
 }
 
