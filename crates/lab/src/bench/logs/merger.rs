@@ -86,7 +86,7 @@ impl Share {
         give_to_merger(&root.join(LOGS))?;
         let nodes: Vec<&str> = written.segments.iter().map(|(node, _)| node.as_str()).chain([NODE]).collect();
         let mount = json!({ "share": SHARE, "marker": MARKER, "mount_point": "/run/share" });
-        let config = json!({ "node": NODE, "share": mount, "merges_under": 1, "nodes": nodes });
+        let config = json!({ "node": NODE, "share": mount, "merges_under": 1, "nodes": nodes, "streams": ["access"] });
         write(&folder.join("logs.json"), config.to_string().as_bytes())?;
         write(&folder.join("guard.json"), json!({ "shares": [mount] }).to_string().as_bytes())?;
         write(&folder.join("directory.sql"), share.directory().as_bytes())?;
