@@ -124,6 +124,7 @@ async fn serve(identity: Identity, paths: Paths, stop_before: Option<u64>) -> an
     tasks.spawn(link::down::run(node.clone()));
     tasks.spawn(load::run(node.clone(), standing_seen, score_percent.clone()));
     tasks.spawn(load::serve_score(node.clone(), score_percent));
+    tasks.spawn(queue::count(node.clone()));
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     tokio::select! {

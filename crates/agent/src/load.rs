@@ -118,7 +118,7 @@ impl Reporter {
         problems.append(&mut status.problems);
         problems.extend(standing.problems.iter().cloned());
         problems.extend(self.node.directory.problems());
-        if self.node.spec().is_some_and(|spec| matches!(spec.work, Work::Web(_))) {
+        if self.node.spec().is_some_and(|spec| matches!(spec.work, Work::Web(_) | Work::Mail(Some(_)))) {
             problems.extend(crate::logs::problems());
         }
         problems.dedup();
@@ -140,6 +140,7 @@ impl Reporter {
             backends: status.backends,
             versions: self.versions.clone(),
             released: standing.released,
+            queues: self.node.queues.borrow().clone(),
             php: facts::php_versions()
                 .inspect_err(|error| tracing::warn!(%error, "versions of PHP can't be told"))
                 .ok(),

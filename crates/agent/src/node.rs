@@ -8,6 +8,7 @@ use crate::paths::Paths;
 use anyhow::Context;
 use phalanx_host::facts;
 use phalanx_model::cluster::Role;
+use phalanx_model::queue::QueueCount;
 use phalanx_model::{Name, Position};
 use phalanx_plan::report::Report;
 use phalanx_plan::session::follower::SpecDigest;
@@ -69,6 +70,8 @@ pub struct Node {
     pub adopted: watch::Sender<Adopted>,
     /// This node's own report.
     pub report: watch::Sender<Report>,
+    /// What waits in the mail queues that this node runs.
+    pub queues: watch::Sender<BTreeMap<Name, QueueCount>>,
     /// Wakes the reconciler.
     pub wake: Notify,
     /// Commands for the reconciler.
@@ -103,6 +106,7 @@ impl Node {
             events,
             adopted: watch::Sender::new(adopted),
             report: watch::Sender::new(Report::default()),
+            queues: watch::Sender::default(),
             wake: Notify::new(),
             orders,
             upwards,

@@ -4,14 +4,14 @@
 
 use crate::paths::Paths;
 use anyhow::Context;
-use phalanx_host::{address, facts, generation, homes, mount, nft, openers, service};
+use phalanx_host::{address, command, facts, generation, homes, mount, nft, openers, service};
 use phalanx_model::Name;
 use phalanx_plan::rights;
 use phalanx_plan::spec::KeptShare;
-use phalanx_plan::steps::observed::SeenShare;
+use phalanx_plan::steps::observed::{SeenShare, SeenUnit};
 use phalanx_plan::steps::units::Unit;
 use phalanx_plan::steps::{Desired, Observed};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,6 +36,7 @@ impl Observer {
         let seen = generation::Store::new(&paths.root).observe().context("generations can't be looked at")?;
         let network = address::observe().await.context("addresses can't be looked at")?;
         let (kept_shares, rights) = self.kept_shares(&desired.kept_shares).await;
+        let units = service::observe().await.context("units can't be looked at")?;
         Ok(Observed {
             boot_id: facts::boot_id()?,
             mounts: mount::observe()?,
@@ -49,7 +50,8 @@ impl Observer {
             live: seen.live,
             generations: seen.generations,
             live_files: seen.live_files,
-            units: service::observe().await.context("units can't be looked at")?,
+            rivals: rivals(desired, &units).await.context("other packages' units can't be looked at")?,
+            units,
             accounts_awake: u32::try_from(service::accounts_awake().await?.len()).unwrap_or(u32::MAX),
             table: nft::observe().await.context("nftables can't be looked at")?,
             mailbox_openers: mailbox_openers(desired)?,
@@ -89,6 +91,16 @@ impl Observer {
             Ok(Err(_)) | Err(_) => unknown("its disk does not answer"),
         }
     }
+}
+
+/// Who runs and wants the ports of what shall run and does not. On a node that is as it should be nobody is asked for.
+async fn rivals(
+    desired: &Desired,
+    units: &BTreeMap<Unit, SeenUnit>,
+) -> Result<BTreeSet<String>, command::CommandError> {
+    let is_down = |unit: &&Unit| !units.get(unit).is_some_and(|seen| seen.active);
+    let names = desired.units.iter().filter(is_down).flat_map(|unit| unit.rivals());
+    service::active(&names.copied().collect::<Vec<_>>()).await
 }
 
 /// Who has mailboxes open or may open them; looked at on mail nodes alone, each of which has the daemon for logins.

@@ -32,6 +32,20 @@ pub async fn observe() -> Result<BTreeMap<Unit, SeenUnit>, CommandError> {
     Ok(seen)
 }
 
+/// Those of these units that are active; one that systemd does not know is not.
+///
+/// # Errors
+/// systemd does not answer.
+pub async fn active(names: &[&str]) -> Result<BTreeSet<String>, CommandError> {
+    if names.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let mut args = vec!["list-units", "--plain", "--no-legend", "--full", "--state=active"];
+    args.extend(names);
+    let text = command::succeed("systemctl", &args, LIMIT).await?;
+    Ok(text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
+}
+
 /// Starts a unit now and at each boot. One that failed too often before is given another chance.
 ///
 /// # Errors

@@ -64,6 +64,15 @@ pub enum QueueAct {
     Delete(Messages),
 }
 
+/// How many messages a queue holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueCount {
+    /// All of them.
+    pub messages: u64,
+    /// Of these, how many are held.
+    pub held: u64,
+}
+
 /// What a queue holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueContent {

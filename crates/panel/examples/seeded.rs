@@ -2,6 +2,7 @@
 //! It prints the page's address and runs until it is interrupted.
 
 use anyhow::Result;
+use phalanx_model::queue::QueueCount;
 use phalanx_model::{Limits, Name, Site};
 use phalanx_panel::live::Live;
 use phalanx_panel::store::{Actor, Role, Store};
@@ -38,6 +39,10 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
+const HTTP: &str = "198.51.100.10:80";
+const SMTP: &str = "198.51.100.25:25";
+const IMAP: &str = "198.51.100.25:143";
+
 fn name(text: &str) -> Name {
     text.parse().expect("a valid name")
 }
@@ -52,6 +57,8 @@ async fn seed(store: &Store, trouble: bool) -> Result<String> {
         ("web2", "web", 12),
         ("web3", "web", 13),
         ("nas1", "nas", 20),
+        ("mail1", "mail", 31),
+        ("mail2", "mail", 32),
     ];
     if trouble {
         servers.push(("web4", "web", 14));
@@ -64,8 +71,13 @@ async fn seed(store: &Store, trouble: bool) -> Result<String> {
         json!({ "change": "add-cluster", "cluster": { "name": "nas", "kind": "nas", "master": "nas1" } }),
         json!({ "change": "add-share", "share": { "name": "content", "kind": "local", "nas": "nas", "path": "/srv/nas/web", "marker": "0".repeat(32) } }),
         json!({ "change": "add-cluster", "cluster": { "name": "web", "kind": "web", "master": "web1", "share": "content" } }),
-        json!({ "change": "add-address", "address": { "external": "198.51.100.10:80", "balancer": "lb", "cluster": "web", "port": 80 } }),
+        json!({ "change": "add-address", "address": { "external": HTTP, "balancer": "lb", "cluster": "web", "port": 80 } }),
         json!({ "change": "add-logical-server", "name": "www", "server": "web1" }),
+        json!({ "change": "add-share", "share": { "name": "letters", "kind": "local", "nas": "nas", "path": "/srv/nas/mail", "marker": "1".repeat(32) } }),
+        json!({ "change": "add-cluster", "cluster": { "name": "mail", "kind": "mail", "master": "mail1", "share": "letters", "mail": { "host_name": "mail.example.net" }, "grants": { "mailboxes": { "number": 4, "holder": "mail1" } } } }),
+        json!({ "change": "add-slave", "cluster": "mail", "server": "mail2", "settings": {} }),
+        json!({ "change": "add-address", "address": { "external": SMTP, "balancer": "lb", "cluster": "mail", "port": 25 } }),
+        json!({ "change": "add-address", "address": { "external": IMAP, "balancer": "lb", "cluster": "mail", "port": 143 } }),
     ]);
     for (server, ..) in servers.iter().filter(|(server, kind, _)| *kind == "web" && *server != "web1") {
         let settings = json!({ "drained": *server == "web4" });
@@ -140,16 +152,17 @@ async fn report(panel: Panel, trouble: bool) -> Result<()> {
         };
         let idle =
             |score: u8| Report { load: Load { score_percent: score, ..Load::default() }, ..node(score, 0.0, false) };
-        let backend = |server: &str, state, why: &str, share: f32| BackendReport {
-            service: "198.51.100.10:80".parse().expect("an address"),
+        let backend_of = |service: &str, server: &str, state, why: &str, share: f32| BackendReport {
+            service: service.parse().expect("an address"),
             server: name(server),
             state,
             why: why.into(),
             share_percent: share,
             flows: Some((share * 4.0) as u32),
         };
+        let backend = |server: &str, state, why: &str, share: f32| backend_of(HTTP, server, state, why, share);
         use BackendState::{Down, Drained, Overloaded, Up};
-        let backends = if trouble {
+        let mut backends = if trouble {
             vec![
                 backend("web1", Up, "", 72.0),
                 backend("web2", Overloaded, "its load score is 0", 28.0),
@@ -158,6 +171,19 @@ async fn report(panel: Panel, trouble: bool) -> Result<()> {
             ]
         } else {
             vec![backend("web1", Up, "", 36.0), backend("web2", Up, "", 41.0), backend("web3", Up, "", 23.0)]
+        };
+        let refuses =
+            if trouble { (Down, "it lets nobody in: NO [AUTHENTICATIONFAILED]", 0.0) } else { (Up, "", 48.0) };
+        backends.extend([
+            backend_of(SMTP, "mail1", Up, "", 52.0),
+            backend_of(SMTP, "mail2", Up, "", 48.0),
+            backend_of(IMAP, "mail1", Up, "", 52.0),
+            backend_of(IMAP, "mail2", refuses.0, refuses.1, refuses.2),
+        ]);
+        let mail = |server: &str, queues: &[(&str, u64, u64)]| {
+            let queues =
+                queues.iter().map(|(of, messages, held)| (name(of), QueueCount { messages: *messages, held: *held }));
+            (name(server), Report { in_service: true, queues: queues.collect(), ..idle(93) })
         };
         let web = |server: &str, report| (name(server), report);
         let nodes = match trouble {
@@ -176,6 +202,7 @@ async fn report(panel: Panel, trouble: bool) -> Result<()> {
             ("web1", nodes),
             ("lb1", vec![(name("lb1"), Report { backends, ..idle(97) })]),
             ("nas1", vec![(name("nas1"), idle(90))]),
+            ("mail1", vec![mail("mail1", &[("mail1", 3, 0), ("mail3", 1_204, 17)]), mail("mail2", &[("mail2", 0, 0)])]),
         ] {
             if !panel.live.is_connected(&name(master)) {
                 // The receiver is kept by nobody: these links are told nothing.

@@ -1,5 +1,6 @@
 //! What a node tells its upstream about itself, and the masters about their slaves.
 
+use phalanx_model::queue::QueueCount;
 use phalanx_model::{Name, PhpVersion, Position, Right};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +33,8 @@ pub struct Report {
     pub versions: BTreeMap<String, String>,
     /// What only one node may do, and this one was told not to do and was seen not to be doing: under which spec.
     pub released: BTreeMap<Right, Position>,
+    /// What waits in the mail queues that this node runs, by the server that filled each; a queue that could not be counted is missing.
+    pub queues: BTreeMap<Name, QueueCount>,
     /// Versions of PHP that accounts can have here. None where the node has not said.
     pub php: Option<BTreeSet<PhpVersion>>,
 }

@@ -8,8 +8,8 @@ use phalanx_model::Name;
 use phalanx_plan::logs::collect::{At, Intent, Reader, SEGMENT_LEN_MAX};
 use phalanx_plan::logs::segment::{END, SegmentName};
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::fs::{DirBuilder, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// What is about to be written, and by that where it is.
@@ -80,7 +80,8 @@ impl<R: Reader> Collector<R> {
 
     fn begin(&self, first: &SegmentName, now_us: u64) -> anyhow::Result<Intent> {
         for directory in [&self.segments, &self.state] {
-            std::fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
+            let made = DirBuilder::new().recursive(true).mode(0o750).create(directory);
+            made.with_context(|| format!("making {}", directory.display()))?;
         }
         let (intent, ended) = (self.state.join(INTENT), self.state.join(ENDED));
         let ended_in: Option<String> = keep::load(&ended)?;

@@ -147,6 +147,15 @@ fn fails_at(node: &NodeStatus, services: &[(&BalancerStatus, &ServiceStatus)]) -
         .then(|| failed.into_iter().map(protocol).collect::<Vec<_>>().join(", "))
 }
 
+/// What waits in the queues that a node runs: in its column, and what of it is held.
+fn queued(node: &NodeStatus) -> (String, String) {
+    let counted = node.queues.as_ref().filter(|queues| !queues.is_empty() && node.connected);
+    let Some(queues) = counted else { return (format!("{:>7} queued", "?"), String::new()) };
+    let (messages, held) =
+        queues.values().fold((0, 0), |(messages, held), queue| (messages + queue.messages, held + queue.held));
+    (format!("{messages:>7} queued"), if held > 0 { format!("  {held} held") } else { String::new() })
+}
+
 /// What is spoken at a port, as services(5) names it.
 fn protocol(port: u16) -> String {
     let name = match port {
@@ -172,6 +181,10 @@ fn nodes(cluster: &ClusterStatus, services: &[(&BalancerStatus, &ServiceStatus)]
     for (i, node) in cluster.nodes.iter().enumerate() {
         let branch = if i + 1 == cluster.nodes.len() { "└─▶" } else { "├─▶" };
         let (tone, word) = tone_and_word(node);
+        let (work, held) = match cluster.kind.as_str() {
+            "mail" => queued(node),
+            _ => (rate(node.load.filter(|_| node.connected).map(|load| load.requests_per_second)), String::new()),
+        };
         let line = format!(
             "     {branch} {} {:<name_width$}  {:<6}  {}  {}  {}  {}{}",
             mark(tone, style),
@@ -179,11 +192,12 @@ fn nodes(cluster: &ClusterStatus, services: &[(&BalancerStatus, &ServiceStatus)]
             node.role,
             style.paint(tone, &format!("{word:<10}")),
             load(node, style),
-            rate(node.load.filter(|_| node.connected).map(|load| load.requests_per_second)),
+            work,
             percent(node.share_percent),
             node.flows.map(|n| format!("  {n} open")).unwrap_or_default(),
         );
         text += line.trim_end();
+        text += &held;
         if let Some(leaving) = node.leaving {
             text += &format!("  {} s left", leaving.left_s);
         }

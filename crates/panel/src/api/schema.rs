@@ -117,8 +117,18 @@ pub struct Report {
     versions: BTreeMap<String, String>,
     /// What only one node may do, and this one was seen not to be doing: right to the spec under which it shall not.
     released: BTreeMap<String, Position>,
+    /// What waits in the mail queues that it runs, by the server that filled each; one that could not be counted is missing.
+    queues: BTreeMap<String, QueueCount>,
     /// Versions of PHP that accounts can have here; null where the node has not said.
     php: Option<Vec<String>>,
+}
+
+/// How many messages a queue holds.
+#[derive(ToSchema)]
+pub struct QueueCount {
+    messages: u64,
+    /// Of these, how many are held.
+    held: u64,
 }
 
 /// A point in a stream of states.
@@ -541,6 +551,8 @@ pub struct NodeStatus {
     version: Option<String>,
     versions: Option<BTreeMap<String, String>>,
     load: Option<Load>,
+    /// What waits in the mail queues that it runs, by the server that filled each; null without a report of now.
+    queues: Option<BTreeMap<String, QueueCount>>,
     share_percent: Option<f32>,
     flows: Option<u32>,
 }

@@ -121,6 +121,7 @@ fn node_status(
         "version": report.map(|report| &report.version),
         "versions": report.map(|report| &report.versions),
         "load": report.filter(|_| fresh).map(|report| report.load),
+        "queues": report.filter(|_| fresh).map(|report| &report.queues),
         "share_percent": share_percent,
         "flows": flows,
     })

@@ -187,6 +187,12 @@ function holds(cluster, server) {
   return held.map(([right, grant]) => (grant.moving_to ? `${right} (moving to ${grant.moving_to})` : right)).join(", ");
 }
 
+/** What waits in a mail queue. */
+function queued({ messages, held }) {
+  const all = `${messages.toLocaleString("en")} ${messages === 1 ? "message waits" : "messages wait"}`;
+  return held > 0 ? `${all}, ${held.toLocaleString("en")} of them held` : all;
+}
+
 function fill(server) {
   for (const cluster of state.status.clusters) {
     const node = cluster.nodes.find((node) => node.server === server);
@@ -206,6 +212,7 @@ function fill(server) {
       ["Pressure", load && `CPU ${number(load.cpu_pressure_percent)} %, memory ${number(load.memory_pressure_percent)} %, I/O ${number(load.io_pressure_percent)} %`],
       ["Alone has", holds(cluster, server)],
       ["Accounts awake", load?.accounts_awake],
+      ...Object.entries(node.queues ?? {}).map(([of, queue]) => [of === server ? "Queue" : `Queue of ${of}`, queued(queue)]),
       ["As it should be", node.converged ? "yes" : "no"],
       ["Generation", node.generation],
       ["Joined", node.joined ? "yes" : "not yet"],

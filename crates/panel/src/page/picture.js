@@ -46,10 +46,14 @@ function boxHeight(box, columns) {
 }
 
 /** What a node of a mail cluster does, in words; nothing for others. */
-function mailWork(cluster, server) {
+function mailWork(cluster, node) {
   if (cluster.kind !== "mail") return null;
   const mailboxes = cluster.grants?.mailboxes;
-  return mailboxes?.holder === server && !mailboxes.moving_to ? "opens mailboxes, takes mail" : "takes mail";
+  const opens = mailboxes?.holder === node.server && !mailboxes.moving_to;
+  const queues = Object.values(node.queues ?? {});
+  if (queues.length === 0) return opens ? "opens mailboxes, takes mail" : "takes mail";
+  const queued = `${queues.reduce((sum, queue) => sum + queue.messages, 0).toLocaleString("en")} queued`;
+  return opens ? `${queued} · mailboxes` : queued;
 }
 
 /** Places a box and its nodes; returns the items and remembers where each node is. */
@@ -61,7 +65,7 @@ function place(box, x, y, width, columns, places) {
   box.nodes.forEach((node, at) => {
     const spot = { x: x + PAD + (at % columns) * (cardWidth + GAP), y: y + HEAD + Math.floor(at / columns) * (height + GAP), width: cardWidth, height };
     places.set(`node:${node.server}`, spot);
-    items.push({ kind: "node", key: `node:${node.server}`, node: { ...node, mailWork: mailWork(box.cluster, node.server) }, dense: height < 60, ...spot });
+    items.push({ kind: "node", key: `node:${node.server}`, node: { ...node, mailWork: mailWork(box.cluster, node) }, dense: height < 60, ...spot });
   });
   return items;
 }
@@ -373,7 +377,7 @@ function described(node, compact) {
   if (node.state === "down" || node.state === "unknown") return node.why || "no news";
   if ((node.problems ?? []).length > 0) return node.problems[0];
   if (!node.load) return node.why || "";
-  if (node.mailWork && !compact) return node.mailWork;
+  if (node.mailWork) return compact ? node.mailWork.split(" · ")[0] : node.mailWork;
   const load = node.load;
   if (node.share_percent === null && load.requests_total === 0) return node.converged ? "as it should be" : "being set up";
   const rate = load.requests_per_second;

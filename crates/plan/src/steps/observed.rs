@@ -38,6 +38,8 @@ pub struct Observed {
     pub live_files: Files,
     /// Our units.
     pub units: BTreeMap<Unit, SeenUnit>,
+    /// Those of [`Unit::rivals`] that run, of units that are desired and do not.
+    pub rivals: BTreeSet<String>,
     /// How many accounts' httpds run.
     pub accounts_awake: u32,
     /// The accounts' nftables table as `nft` lists it, without counters and without what sets hold; none where there is no table.

@@ -438,6 +438,19 @@ fn a_change_of_one_file_reloads_its_reader_alone() {
 }
 
 #[test]
+fn who_holds_the_ports_of_a_unit_that_does_not_run_is_named() {
+    let mut host = Host::new();
+    host.converge(&figure_1_web());
+    host.observed.rivals = BTreeSet::from(["apache2.service".into(), "dovecot.service".into()]);
+    assert!(host.plan(&figure_1_web()).converged(), "it has not kept ours from running");
+    host.observed.units.get_mut(&Unit::Proxy).expect("it was started").active = false;
+    let plan = host.plan(&figure_1_web());
+    assert_eq!(names(&plan), ["start"], "it is tried all the same");
+    assert_eq!(plan.waiting.len(), 1, "{:?}", plan.waiting);
+    assert!(plan.waiting[0].contains("`systemctl disable --now apache2.service`"), "{:?}", plan.waiting);
+}
+
+#[test]
 fn what_the_checker_refused_is_not_tried_again_and_never_goes_live() {
     let mut host = Host::new();
     host.converge(&figure_1_web());

@@ -76,6 +76,8 @@ pub struct NodeStatus {
     pub problems: Option<Vec<String>>,
     /// Its load; null without a report of now.
     pub load: Option<Load>,
+    /// What waits in the mail queues that it runs, by the server that filled each; null without a report of now.
+    pub queues: Option<BTreeMap<String, QueueCount>>,
     /// Its part of new connections, in percent; null where no balancer sees it.
     pub share_percent: Option<f64>,
     /// Its established flows; null where they can't be counted.
@@ -90,6 +92,16 @@ pub struct NodeStatus {
 pub struct Leaving {
     /// How long its connections still may take to end, in seconds.
     pub left_s: u64,
+}
+
+/// How many messages a queue holds.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+pub struct QueueCount {
+    /// All of them.
+    pub messages: u64,
+    /// Of these, how many are held.
+    pub held: u64,
 }
 
 /// The part of a node's load that is drawn.

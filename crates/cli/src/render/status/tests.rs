@@ -222,6 +222,7 @@ fn colours_say_the_same_as_the_marks() {
 /// A mail cluster whose mailboxes have this grant, and whose master is heard or not.
 fn mail(grant: Value, heard: bool) -> Value {
     let mut holder = node("mail1", "master", "up", 100, 0.0, 50.0);
+    holder["queues"] = json!({"mail1": {"messages": 12, "held": 2}, "mail3": {"messages": 1204, "held": 0}});
     holder["connected"] = json!(heard);
     json!({
         "clusters": [{"name": "mail", "kind": "mail", "master": "mail1", "logical_servers": ["post"], "share": "letters",
@@ -247,8 +248,8 @@ fn who_opens_mailboxes_is_seen() {
                  ▼
               198.51.100.25:25   balancer front  
                  │
-                 ├─▶ ● mail1  master  up          ░░░░░░░░░░   0 %      0.0 req/s   50 % of traffic  9 open
-                 └─▶ ● mail2  slave   up          ░░░░░░░░░░   0 %      0.0 req/s   50 % of traffic  9 open  opens mailboxes
+                 ├─▶ ● mail1  master  up          ░░░░░░░░░░   0 %     1216 queued   50 % of traffic  9 open  2 held
+                 └─▶ ● mail2  slave   up          ░░░░░░░░░░   0 %        ? queued   50 % of traffic  9 open  opens mailboxes
                  │  mailboxes: mail2, grant number 3
                  │
                  ▼

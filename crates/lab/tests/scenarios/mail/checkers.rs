@@ -2,8 +2,10 @@
 //! spoiled, and must say so in its own words.
 
 use anyhow::{Result, ensure};
+use phalanx_lab::eventually;
 use phalanx_lab::figure::Figure;
 use phalanx_lab::figure::mail::MAIL_NODES;
+use std::time::Duration;
 
 /// How a generation is spoiled, in shell within its directory, and the words that must be said of it.
 const SPOILED: [(&str, &str); 12] = [
@@ -44,6 +46,22 @@ fn mail_bad_config() -> Result<()> {
             }
         }
         ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-        figure.settled(&MAIL_NODES)
+        figure.settled(&MAIL_NODES)?;
+        a_rival_is_named(figure)
     })
+}
+
+/// Debian's own Postfix takes the ports while ours is down: whoever looks is told which unit that is and what ends it.
+fn a_rival_is_named(figure: &Figure) -> Result<()> {
+    let node = figure.host("mail2");
+    // Without the mask the agent is quicker.
+    node.text("systemctl mask --quiet --runtime --now phalanx-postfix && systemctl start postfix")?;
+    node.text("systemctl unmask --quiet --runtime phalanx-postfix")?;
+    eventually(Duration::from_secs(60), "that the rival is named", || {
+        let problems = figure.report("mail2")?["problems"].to_string();
+        ensure!(problems.contains("`systemctl disable --now postfix.service`"), "{problems}");
+        Ok(())
+    })?;
+    node.text("systemctl disable --quiet --now postfix.service")?;
+    figure.settled(&MAIL_NODES)
 }
