@@ -15,7 +15,7 @@ help:
 	@echo 'make test               everything that proves it: lints, unit tests, scenarios on real hosts'
 	@echo 'make lab                a shell into a running topology (TOPOLOGY=$(TOPOLOGY))'
 	@echo 'make scenario NAME=...  one scenario of the lab, such as NAME=$(NAME)'
-	@echo 'make soak               half an hour of killed, fenced and drained mail nodes under load (MINUTES=$(MINUTES))'
+	@echo 'make soak               killed, fenced and drained mail nodes under load (MINUTES=$(MINUTES)), then queues on real NFS: ten minutes more'
 	@echo 'make bench              the benchmarks; tables, and target/bench/*.json (ARGS=mail: one of them)'
 	@echo 'make bench-logs         access logs merged, beside sort -m and logresolvemerge: 5 GB of lines, 11 GB of disk (ARGS=--logs-mb=500: less)'
 	@echo 'make check              format, lints, house rules'
@@ -42,6 +42,8 @@ scenario: test-tools setup package
 # Nextest would end it; the test harness does not.
 soak: test-tools setup package
 	PHALANX_SOAK_MINUTES=$(MINUTES) $(CARGO) test --package phalanx-lab --test scenarios -- --nocapture a_mailbox_is_open_on_one_node
+	$(LAB) guests
+	$(CARGO) test --package phalanx-lab --test scenarios -- --nocapture --ignored mail_nfs
 
 bench: setup package-release
 	$(LAB) bench $(ARGS)

@@ -192,7 +192,7 @@ fn it_comes_home(figure: &Figure) -> Result<()> {
 /// On real NFS: a queue that is handed over by nodes that live, and the queue of a node that is lost with its locks. Meanwhile the NAS's agent dies at each
 /// step of other changes of queues.
 #[test]
-#[ignore = "seven minutes; red once: Postfix did not start when its queue came home over NFS, for a reason that is not known yet"]
+#[ignore = "eight minutes on guests with a kernel of their own: `make soak` runs it"]
 fn mail_nfs() -> Result<()> {
     Figure::scenario_mail_nfs(|figure| {
         Flow::prepare(figure, &[])?;
