@@ -8,6 +8,7 @@ use phalanx_plan::report::{BackendReport, Load, NodeEvent, Report, Severity};
 use phalanx_plan::score::{Score, Stalls};
 use phalanx_plan::spec::{Work, port};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::path::Path;
@@ -23,11 +24,12 @@ const RETRY: Duration = Duration::from_secs(2);
 const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 /// Rates are counted over so many samples.
 const RATE_SAMPLES: usize = 2;
-/// A proxy whose statistics are older says nothing.
+/// A daemon whose statistics are older says nothing.
 const STATUS_AGE_MAX: Duration = Duration::from_secs(5);
 /// Versions of packages are asked for again after so many samples.
 const VERSIONS_EVERY: u64 = 300;
-const STATUS: &str = "/run/phalanx/proxy/status.json";
+const PROXY_STATUS: &str = "/run/phalanx/proxy/status.json";
+const ROUTER_STATUS: &str = "/run/phalanx/mail-router/status.json";
 
 /// What phalanx-proxy tells; a node's and a balancer's differ.
 #[derive(Debug, Default, Deserialize)]
@@ -53,18 +55,36 @@ struct ProxyStatus {
 impl ProxyStatus {
     /// What a node's proxy can't do, in words for a person.
     fn shortcomings(&self) -> Vec<String> {
-        let unbound = self.unbound.iter().map(|at| {
-            format!(
-                "phalanx-proxy can't listen on {at}: is another server on this port? (ss -ltnp 'sport = :{}')",
-                at.port()
-            )
-        });
+        let unbound = self.unbound.iter().map(|at| unbound("phalanx-proxy", *at));
         let lost = (self.access_log_lines_lost > 0).then(|| {
             let lines = self.access_log_lines_lost;
             format!("{lines} lines of the access log were lost since phalanx-proxy started: is /var/log/phalanx writable and fast?")
         });
         unbound.chain(lost).collect()
     }
+}
+
+/// What the way to the mailboxes tells on a mail node.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RouterStatus {
+    /// Why its configuration is not in use; empty when it is.
+    problem: String,
+    /// Addresses that it can't listen on.
+    unbound: Vec<SocketAddrV4>,
+}
+
+impl RouterStatus {
+    /// What it can't do, in words for a person.
+    fn shortcomings(self) -> Vec<String> {
+        let problem = (!self.problem.is_empty()).then_some(self.problem);
+        problem.into_iter().chain(self.unbound.iter().map(|at| unbound("phalanx-mail-router", *at))).collect()
+    }
+}
+
+fn unbound(daemon: &str, at: SocketAddrV4) -> String {
+    let port = at.port();
+    format!("{daemon} can't listen on {at}: is another server on this port? (ss -ltnp 'sport = :{port}')")
 }
 
 /// Samples and reports until the process ends.
@@ -110,7 +130,7 @@ struct Reporter {
 impl Reporter {
     fn report(&mut self) -> Report {
         let standing = self.standing.borrow().clone();
-        let status = read_status();
+        let status = read_status::<ProxyStatus>(PROXY_STATUS);
         let (in_service, mut problems) = self.service(status.as_ref());
         let mut status = status.unwrap_or_default();
         problems.append(&mut status.shortcomings());
@@ -118,8 +138,14 @@ impl Reporter {
         problems.append(&mut status.problems);
         problems.extend(standing.problems.iter().cloned());
         problems.extend(self.node.directory.problems());
-        if self.node.spec().is_some_and(|spec| matches!(spec.work, Work::Web(_) | Work::Mail(Some(_)))) {
+        let work = self.node.spec().map(|spec| spec.work);
+        if matches!(work, Some(Work::Web(_) | Work::Mail(Some(_)))) {
             problems.extend(crate::logs::problems());
+        }
+        if matches!(work, Some(Work::Mail(Some(_)))) {
+            // One that says nothing does not run, which is seen elsewhere.
+            let router = read_status::<RouterStatus>(ROUTER_STATUS).unwrap_or_default();
+            problems.append(&mut router.shortcomings());
         }
         problems.dedup();
         problems.truncate(20);
@@ -222,8 +248,8 @@ fn proxy_serves(status: Option<&ProxyStatus>) -> (bool, Vec<String>) {
     }
 }
 
-fn read_status() -> Option<ProxyStatus> {
-    let path = Path::new(STATUS);
+fn read_status<S: DeserializeOwned>(path: &str) -> Option<S> {
+    let path = Path::new(path);
     let age = std::fs::metadata(path).ok()?.modified().ok()?.elapsed().unwrap_or(Duration::ZERO);
     let bytes = atomic::read(path).ok().flatten().filter(|_| age <= STATUS_AGE_MAX)?;
     serde_json::from_slice(&bytes).ok()

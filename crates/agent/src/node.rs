@@ -8,9 +8,8 @@ use crate::paths::Paths;
 use anyhow::Context;
 use phalanx_host::facts;
 use phalanx_model::cluster::Role;
-use phalanx_model::queue::QueueCount;
 use phalanx_model::{Name, Position};
-use phalanx_plan::report::Report;
+use phalanx_plan::report::{QueueState, Report};
 use phalanx_plan::session::follower::SpecDigest;
 use phalanx_plan::session::route::node_name;
 use phalanx_plan::session::{DownMessage, JoinReply, Place, Route, UpMessage};
@@ -71,7 +70,7 @@ pub struct Node {
     /// This node's own report.
     pub report: watch::Sender<Report>,
     /// What waits in the mail queues that this node runs.
-    pub queues: watch::Sender<BTreeMap<Name, QueueCount>>,
+    pub queues: watch::Sender<Vec<QueueState>>,
     /// Wakes the reconciler.
     pub wake: Notify,
     /// Commands for the reconciler.

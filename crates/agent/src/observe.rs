@@ -50,7 +50,7 @@ impl Observer {
             live: seen.live,
             generations: seen.generations,
             live_files: seen.live_files,
-            rivals: rivals(desired, &units).await.context("other packages' units can't be looked at")?,
+            rivals: rivals(&units).await.context("other packages' units can't be looked at")?,
             units,
             accounts_awake: u32::try_from(service::accounts_awake().await?.len()).unwrap_or(u32::MAX),
             table: nft::observe().await.context("nftables can't be looked at")?,
@@ -93,14 +93,10 @@ impl Observer {
     }
 }
 
-/// Who runs and wants the ports of what shall run and does not. On a node that is as it should be nobody is asked for.
-async fn rivals(
-    desired: &Desired,
-    units: &BTreeMap<Unit, SeenUnit>,
-) -> Result<BTreeSet<String>, command::CommandError> {
-    let is_down = |unit: &&Unit| !units.get(unit).is_some_and(|seen| seen.active);
-    let names = desired.units.iter().filter(is_down).flat_map(|unit| unit.rivals());
-    service::active(&names.copied().collect::<Vec<_>>()).await
+/// Who may be in the way of what ends by itself. On a node that is as it should be nobody is asked for.
+async fn rivals(units: &BTreeMap<Unit, SeenUnit>) -> Result<BTreeSet<String>, command::CommandError> {
+    let unsteady = units.iter().filter(|(_, seen)| seen.unsteady);
+    service::active(&unsteady.filter_map(|(unit, _)| unit.rival()).collect::<Vec<_>>()).await
 }
 
 /// Who has mailboxes open or may open them; looked at on mail nodes alone, each of which has the daemon for logins.

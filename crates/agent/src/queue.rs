@@ -5,15 +5,17 @@ use crate::node::Node;
 use phalanx_host::queue::Queue;
 use phalanx_model::Name;
 use phalanx_model::queue::{QueueAct, QueueContent, QueueCount};
+use phalanx_plan::report::QueueState;
 use phalanx_plan::spec::{NodeSpec, Work};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Queues are counted so often, at most.
 const COUNT_EVERY: Duration = Duration::from_secs(10);
-/// Postfix reads each message's file for it: counting may take this part of the time.
-const COUNT_SHARE: u32 = 20;
+/// Postfix reads each message's file for it: a long count is followed by a pause of so many times its own length.
+const PAUSE_FACTOR: u32 = 20;
+/// But a share that hung shall not leave people without counts for long.
+const PAUSE_MAX: Duration = Duration::from_secs(120);
 
 /// Counts what waits in this node's queues until the process ends.
 pub async fn count(node: Arc<Node>) {
@@ -21,21 +23,21 @@ pub async fn count(node: Arc<Node>) {
         let begin = Instant::now();
         let counts = match node.spec() {
             Some(NodeSpec { server, work: Work::Mail(Some(mail)), .. }) => counts(&server, mail.queues.keys()).await,
-            _ => BTreeMap::new(),
+            _ => Vec::new(),
         };
         node.queues.send_replace(counts);
-        tokio::time::sleep(COUNT_EVERY.max(begin.elapsed() * COUNT_SHARE)).await;
+        tokio::time::sleep((begin.elapsed() * PAUSE_FACTOR).clamp(COUNT_EVERY, PAUSE_MAX)).await;
     }
 }
 
-/// A queue whose Postfix does not run, or whose share hangs, can't be counted; that is told as a problem elsewhere.
-async fn counts(here: &Name, queues: impl Iterator<Item = &Name>) -> BTreeMap<Name, QueueCount> {
-    let mut counts = BTreeMap::new();
+/// A queue whose Postfix does not run, or whose share hangs, can't be counted; why is told as a problem elsewhere.
+async fn counts(here: &Name, queues: impl Iterator<Item = &Name>) -> Vec<QueueState> {
+    let mut counts = Vec::new();
     for of in queues {
-        match Queue::new(of, here).list(0).await {
-            Ok(QueueContent { messages, held, .. }) => drop(counts.insert(of.clone(), QueueCount { messages, held })),
-            Err(error) => tracing::debug!(%of, %error, "a queue can't be counted"),
-        }
+        let counted = Queue::new(of, here).list(0).await;
+        let counted = counted.inspect_err(|error| tracing::debug!(%of, %error, "a queue can't be counted")).ok();
+        let count = counted.map(|QueueContent { messages, held, .. }| QueueCount { messages, held });
+        counts.push(QueueState { of: of.clone(), count });
     }
     counts
 }

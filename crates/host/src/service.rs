@@ -12,24 +12,33 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// Ending one that finishes what it has begun may, too.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
+/// A unit that systemd has started anew must run for so long before it counts as one that runs.
+const STEADY_AFTER_US: u64 = 10_000_000;
+
 /// Sees which of our units are active and enabled; a unit that systemd does not know is neither.
 ///
 /// # Errors
 /// systemd does not answer.
 pub async fn observe() -> Result<BTreeMap<Unit, SeenUnit>, CommandError> {
-    let mut args = vec!["show", "--property=Id,ActiveState,UnitFileState"];
+    let mut args = vec!["show", "--property=Id,ActiveState,UnitFileState,NRestarts,ActiveEnterTimestampMonotonic"];
     args.extend(Unit::ALL.map(Unit::name));
     let text = command::succeed("systemctl", &args, LIMIT).await?;
-    let mut seen = BTreeMap::new();
-    for block in text.split("\n\n") {
-        let value = |key: &str| block.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-        let Some(unit) = Unit::ALL.into_iter().find(|unit| Some(unit.name()) == value("Id")) else { continue };
-        let active = matches!(value("ActiveState"), Some("active" | "reloading"));
-        // A unit without an [Install] section needs no enabling.
-        let enabled = matches!(value("UnitFileState"), Some("enabled" | "static" | "enabled-runtime" | "alias"));
-        seen.insert(unit, SeenUnit { active, enabled });
-    }
-    Ok(seen)
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let now_us = u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000;
+    Ok(text.split("\n\n").filter_map(|block| seen(block, now_us)).collect())
+}
+
+/// One unit, as `systemctl show` tells of it.
+fn seen(block: &str, now_us: u64) -> Option<(Unit, SeenUnit)> {
+    let value = |key: &str| block.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let number = |key: &str| value(key).and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
+    let unit = Unit::ALL.into_iter().find(|unit| Some(unit.name()) == value("Id"))?;
+    let active = matches!(value("ActiveState"), Some("active" | "reloading"));
+    // A unit without an [Install] section needs no enabling.
+    let enabled = matches!(value("UnitFileState"), Some("enabled" | "static" | "enabled-runtime" | "alias"));
+    let age_us = now_us.saturating_sub(number("ActiveEnterTimestampMonotonic"));
+    let unsteady = number("NRestarts") > 0 && (!active || age_us < STEADY_AFTER_US);
+    Some((unit, SeenUnit { active, enabled, unsteady }))
 }
 
 /// Those of these units that are active; one that systemd does not know is not.
@@ -262,6 +271,23 @@ pub async fn end_all_accounts() -> Result<(), CommandError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_unit_that_was_started_anew_a_moment_ago_is_unsteady() {
+        let shown = |state: &str, restarts: u32| {
+            format!(
+                "Id=phalanx-filter.service\nActiveState={state}\nUnitFileState=enabled\nNRestarts={restarts}\nActiveEnterTimestampMonotonic=5000000\n"
+            )
+        };
+        let unsteady = |state, restarts, now_us| seen(&shown(state, restarts), now_us).map(|(_, seen)| seen.unsteady);
+        assert_eq!(unsteady("active", 0, 6_000_000), Some(false), "it was started by hand");
+        assert_eq!(unsteady("active", 1, 6_000_000), Some(true));
+        assert_eq!(unsteady("active", 1, 15_000_001), Some(false));
+        assert_eq!(unsteady("activating", 4, 15_000_001), Some(true));
+        assert_eq!(seen("Id=ssh.service\nActiveState=active\n", 1), None);
+        let running = SeenUnit { active: true, enabled: true, unsteady: false };
+        assert_eq!(seen(&shown("active", 0), 6_000_000), Some((Unit::Filter, running)));
+    }
 
     #[test]
     fn what_systemctl_shows_of_an_httpd_is_read() {

@@ -7,7 +7,7 @@ use phalanx_model::{Limits, Name, Site};
 use phalanx_panel::live::Live;
 use phalanx_panel::store::{Actor, Role, Store};
 use phalanx_panel::{Panel, api, ca, link};
-use phalanx_plan::report::{BackendReport, BackendState, Load, NodeEvent, Report, Severity};
+use phalanx_plan::report::{BackendReport, BackendState, Load, NodeEvent, QueueState, Report, Severity};
 use serde_json::from_value;
 use serde_json::json;
 use std::net::Ipv4Addr;
@@ -181,9 +181,12 @@ async fn report(panel: Panel, trouble: bool) -> Result<()> {
             backend_of(IMAP, "mail2", refuses.0, refuses.1, refuses.2),
         ]);
         let mail = |server: &str, queues: &[(&str, u64, u64)]| {
-            let queues =
-                queues.iter().map(|(of, messages, held)| (name(of), QueueCount { messages: *messages, held: *held }));
-            (name(server), Report { in_service: true, queues: queues.collect(), ..idle(93) })
+            let state = |(of, messages, held): &(&str, u64, u64)| QueueState {
+                of: name(of),
+                count: Some(QueueCount { messages: *messages, held: *held }),
+            };
+            let queues = queues.iter().map(state).collect();
+            (name(server), Report { in_service: true, queues, ..idle(93) })
         };
         let web = |server: &str, report| (name(server), report);
         let nodes = match trouble {

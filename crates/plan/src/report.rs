@@ -33,10 +33,19 @@ pub struct Report {
     pub versions: BTreeMap<String, String>,
     /// What only one node may do, and this one was told not to do and was seen not to be doing: under which spec.
     pub released: BTreeMap<Right, Position>,
-    /// What waits in the mail queues that this node runs, by the server that filled each; a queue that could not be counted is missing.
-    pub queues: BTreeMap<Name, QueueCount>,
+    /// What waits in the mail queues that this node runs.
+    pub queues: Vec<QueueState>,
     /// Versions of PHP that accounts can have here. None where the node has not said.
     pub php: Option<BTreeSet<PhpVersion>>,
+}
+
+/// A mail queue that a node runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueState {
+    /// The server that filled it.
+    pub of: Name,
+    /// How much it holds; none where that can't be told now.
+    pub count: Option<QueueCount>,
 }
 
 /// A node's load.

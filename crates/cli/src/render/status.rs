@@ -12,7 +12,7 @@ mod shape;
 
 use problem::{Problem, next_step, problems};
 pub use shape::Status;
-use shape::{BalancerStatus, ClusterStatus, Grant, NodeStatus, ServiceStatus, State};
+use shape::{BalancerStatus, ClusterStatus, Grant, NodeStatus, QueueCount, ServiceStatus, State};
 
 /// Cells of a load bar.
 const BAR_CELLS: u8 = 10;
@@ -149,10 +149,12 @@ fn fails_at(node: &NodeStatus, services: &[(&BalancerStatus, &ServiceStatus)]) -
 
 /// What waits in the queues that a node runs: in its column, and what of it is held.
 fn queued(node: &NodeStatus) -> (String, String) {
-    let counted = node.queues.as_ref().filter(|queues| !queues.is_empty() && node.connected);
+    let queues = node.queues.as_ref().filter(|queues| !queues.is_empty() && node.connected);
+    let counted = queues.and_then(|queues| queues.iter().map(|queue| queue.count).collect::<Option<Vec<QueueCount>>>());
+    // A part of the sum would be taken for the whole.
     let Some(queues) = counted else { return (format!("{:>7} queued", "?"), String::new()) };
     let (messages, held) =
-        queues.values().fold((0, 0), |(messages, held), queue| (messages + queue.messages, held + queue.held));
+        queues.iter().fold((0, 0), |(messages, held), queue| (messages + queue.messages, held + queue.held));
     (format!("{messages:>7} queued"), if held > 0 { format!("  {held} held") } else { String::new() })
 }
 

@@ -117,10 +117,19 @@ pub struct Report {
     versions: BTreeMap<String, String>,
     /// What only one node may do, and this one was seen not to be doing: right to the spec under which it shall not.
     released: BTreeMap<String, Position>,
-    /// What waits in the mail queues that it runs, by the server that filled each; one that could not be counted is missing.
-    queues: BTreeMap<String, QueueCount>,
+    /// What waits in the mail queues that it runs.
+    queues: Vec<QueueState>,
     /// Versions of PHP that accounts can have here; null where the node has not said.
     php: Option<Vec<String>>,
+}
+
+/// A mail queue that a node runs.
+#[derive(ToSchema)]
+pub struct QueueState {
+    /// The server that filled it.
+    of: String,
+    /// How much it holds; null where that can't be told now.
+    count: Option<QueueCount>,
 }
 
 /// How many messages a queue holds.
@@ -551,8 +560,8 @@ pub struct NodeStatus {
     version: Option<String>,
     versions: Option<BTreeMap<String, String>>,
     load: Option<Load>,
-    /// What waits in the mail queues that it runs, by the server that filled each; null without a report of now.
-    queues: Option<BTreeMap<String, QueueCount>>,
+    /// What waits in the mail queues that it runs; null without a report of now.
+    queues: Option<Vec<QueueState>>,
     share_percent: Option<f32>,
     flows: Option<u32>,
 }

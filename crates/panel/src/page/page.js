@@ -188,7 +188,9 @@ function holds(cluster, server) {
 }
 
 /** What waits in a mail queue. */
-function queued({ messages, held }) {
+function queued(count) {
+  if (!count) return "can't be counted now";
+  const { messages, held } = count;
   const all = `${messages.toLocaleString("en")} ${messages === 1 ? "message waits" : "messages wait"}`;
   return held > 0 ? `${all}, ${held.toLocaleString("en")} of them held` : all;
 }
@@ -212,7 +214,7 @@ function fill(server) {
       ["Pressure", load && `CPU ${number(load.cpu_pressure_percent)} %, memory ${number(load.memory_pressure_percent)} %, I/O ${number(load.io_pressure_percent)} %`],
       ["Alone has", holds(cluster, server)],
       ["Accounts awake", load?.accounts_awake],
-      ...Object.entries(node.queues ?? {}).map(([of, queue]) => [of === server ? "Queue" : `Queue of ${of}`, queued(queue)]),
+      ...(node.queues ?? []).map(({ of, count }) => [of === server ? "Queue" : `Queue of ${of}`, queued(count)]),
       ["As it should be", node.converged ? "yes" : "no"],
       ["Generation", node.generation],
       ["Joined", node.joined ? "yes" : "not yet"],

@@ -50,9 +50,10 @@ function mailWork(cluster, node) {
   if (cluster.kind !== "mail") return null;
   const mailboxes = cluster.grants?.mailboxes;
   const opens = mailboxes?.holder === node.server && !mailboxes.moving_to;
-  const queues = Object.values(node.queues ?? {});
+  const queues = (node.queues ?? []).map((queue) => queue.count);
   if (queues.length === 0) return opens ? "opens mailboxes, takes mail" : "takes mail";
-  const queued = `${queues.reduce((sum, queue) => sum + queue.messages, 0).toLocaleString("en")} queued`;
+  const sum = queues.every(Boolean) ? queues.reduce((sum, count) => sum + count.messages, 0).toLocaleString("en") : "?";
+  const queued = `${sum} queued`;
   return opens ? `${queued} · mailboxes` : queued;
 }
 

@@ -154,7 +154,10 @@ fn mailboxes_are_released_when_nothing_may_open_one() {
     use crate::steps::observed::SeenUnit;
     let seen = |openers: u32, unit: Option<(bool, bool)>| Observed {
         mailbox_openers: openers,
-        units: unit.map(|(active, enabled)| (Unit::Mailboxes, SeenUnit { active, enabled })).into_iter().collect(),
+        units: unit
+            .map(|(active, enabled)| (Unit::Mailboxes, SeenUnit { active, enabled, ..SeenUnit::default() }))
+            .into_iter()
+            .collect(),
         ..Observed::default()
     };
     let says =
@@ -185,6 +188,23 @@ fn who_shall_not_open_mailboxes_is_made_to_stop() {
 }
 
 #[test]
+fn what_ends_by_itself_is_named_and_who_is_in_its_way() {
+    use crate::steps::observed::SeenUnit;
+    use crate::steps::{Desired, Marks, plan};
+    let desired = Desired::of(Some(&node(&mail(Some(42)))));
+    let told = |unsteady: bool, rival: &str| -> Vec<String> {
+        let units = BTreeMap::from([(Unit::Filter, SeenUnit { active: true, enabled: true, unsteady })]);
+        let rivals = BTreeSet::from([rival.to_owned()]);
+        let waiting = plan(&desired, &Observed { units, rivals, ..Observed::default() }, &Marks::default()).waiting;
+        waiting.into_iter().filter(|why| why.contains("ends by itself")).collect()
+    };
+    assert!(told(false, "rspamd.service").is_empty());
+    let (named, unknown) = (told(true, "rspamd.service"), told(true, "postsrsd.service"));
+    assert!(named.len() == 1 && named[0].contains("`systemctl disable --now rspamd.service`"), "{named:?}");
+    assert!(unknown.len() == 1 && unknown[0].contains("`journalctl -u phalanx-filter.service`"), "{unknown:?}");
+}
+
+#[test]
 fn a_queue_is_released_when_nothing_of_this_node_can_touch_it() {
     use crate::steps::observed::{SeenMount, SeenUnit};
     let still = Observed::default();
@@ -207,7 +227,7 @@ fn a_queue_is_released_when_nothing_of_this_node_can_touch_it() {
     let mut away = mail(Some(42));
     away.queues.clear();
     let says = |active: bool| {
-        let units = BTreeMap::from([(Unit::Postfix, SeenUnit { active, enabled: false })]);
+        let units = BTreeMap::from([(Unit::Postfix, SeenUnit { active, enabled: false, ..SeenUnit::default() })]);
         released(Some(&node(&away)), &Observed { units, ..Observed::default() })
     };
     let own = Right::Queue("mail1".parse().expect("a name"));

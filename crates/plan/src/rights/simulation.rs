@@ -157,7 +157,10 @@ impl World {
         };
         let observed = Observed {
             queue_users: uses.iter().filter_map(queue).collect(),
-            units: BTreeMap::from([(Unit::Mailboxes, SeenUnit { active: opens, enabled: opens })]),
+            units: BTreeMap::from([(
+                Unit::Mailboxes,
+                SeenUnit { active: opens, enabled: opens, ..SeenUnit::default() },
+            )]),
             ..Observed::default()
         };
         let released = released(Some(spec), &observed);

@@ -38,7 +38,7 @@ pub struct Observed {
     pub live_files: Files,
     /// Our units.
     pub units: BTreeMap<Unit, SeenUnit>,
-    /// Those of [`Unit::rivals`] that run, of units that are desired and do not.
+    /// Those of [`Unit::rival`] that run, of units that end by themselves.
     pub rivals: BTreeSet<String>,
     /// How many accounts' httpds run.
     pub accounts_awake: u32,
@@ -98,4 +98,6 @@ pub struct SeenUnit {
     pub active: bool,
     /// It starts at boot.
     pub enabled: bool,
+    /// It has ended by itself a moment ago: systemd has started it anew, which says little of whether it works.
+    pub unsteady: bool,
 }

@@ -135,7 +135,7 @@ impl Host {
             Step::RemoveTranslation => seen.translates = false,
             Step::Start { unit, .. } => {
                 assert!(seen.live.is_some(), "a unit is started when its files are live");
-                seen.units.insert(*unit, SeenUnit { active: true, enabled: true });
+                seen.units.insert(*unit, SeenUnit { active: true, enabled: true, ..SeenUnit::default() });
                 seen.translates |= *unit == Unit::Balancer;
             }
             Step::Stop { unit } => {
@@ -435,19 +435,6 @@ fn a_change_of_one_file_reloads_its_reader_alone() {
     let plan = host.plan(&desired);
     assert_eq!(names(&plan), ["stage", "validate", "switch", "reload", "verify"]);
     assert!(matches!(plan.steps[3], Step::Reload { unit: Unit::Guard, .. }));
-}
-
-#[test]
-fn who_holds_the_ports_of_a_unit_that_does_not_run_is_named() {
-    let mut host = Host::new();
-    host.converge(&figure_1_web());
-    host.observed.rivals = BTreeSet::from(["apache2.service".into(), "dovecot.service".into()]);
-    assert!(host.plan(&figure_1_web()).converged(), "it has not kept ours from running");
-    host.observed.units.get_mut(&Unit::Proxy).expect("it was started").active = false;
-    let plan = host.plan(&figure_1_web());
-    assert_eq!(names(&plan), ["start"], "it is tried all the same");
-    assert_eq!(plan.waiting.len(), 1, "{:?}", plan.waiting);
-    assert!(plan.waiting[0].contains("`systemctl disable --now apache2.service`"), "{:?}", plan.waiting);
 }
 
 #[test]

@@ -3,7 +3,6 @@
 use super::desired::{EXPORTS_FILE, HTTPD_COMMON_FILE, TABLE_FILE};
 use super::generations::{Target, digest_of, edited_by_hand, is_of};
 use super::marks::Reader;
-use super::observed::SeenUnit;
 use super::{Desired, Marks, Observed, Plan, Step, diff};
 use crate::mail::{dovecot, filter, probe, router};
 use serde::{Deserialize, Serialize};
@@ -101,22 +100,24 @@ impl Unit {
         }
     }
 
-    /// Units of Debian's own packages that want the ports of this one, as they are after the package was installed.
-    pub fn rivals(self) -> &'static [&'static str] {
+    /// The unit of Debian's own package that keeps this one from running: both want the same port of the loopback. Others get on with
+    /// each other, or say themselves what they can't listen on.
+    pub fn rival(self) -> Option<&'static str> {
         match self {
-            Self::Proxy | Self::Balancer => &["apache2.service", "nginx.service", "haproxy.service"],
-            Self::FilterMemory => &["redis-server.service"],
-            Self::Filter => &["rspamd.service"],
-            Self::Senders => &["postsrsd.service"],
-            Self::Logins => &["dovecot.service"],
-            Self::Postfix => &["postfix.service", "exim4.service"],
+            Self::Filter => Some("rspamd.service"),
+            Self::Senders => Some("postsrsd.service"),
             Self::NfsServer
             | Self::Launcher
             | Self::Guard
             | Self::Logs
+            | Self::Proxy
+            | Self::Balancer
+            | Self::FilterMemory
+            | Self::Logins
             | Self::Mailboxes
             | Self::MailRouter
-            | Self::AdoptedQueues => &[],
+            | Self::Postfix
+            | Self::AdoptedQueues => None,
         }
     }
 
@@ -192,20 +193,23 @@ fn plan_unit(unit: Unit, target: &Target, observed: &Observed, marks: &Marks, pl
             format!("the unit {} was stopped or disabled", unit.name()),
             format!("-active: true, enabled: true\n+active: {active}, enabled: {enabled}\n"),
         );
-        plan_rivals(unit, seen, observed, plan);
     } else if unit != Unit::NfsServer && (!marks.has_read(unit.reader(), &digest) || is_edited(observed, unit.files()))
     {
         plan.step(Step::Reload { unit, digest });
     }
+    if seen.unsteady {
+        plan.waiting.push(ends_by_itself(unit, observed));
+    }
 }
 
-/// Says who may hold the ports of a unit that does not run. Who set the other one up may still need it: it is not stopped.
-fn plan_rivals(unit: Unit, seen: SeenUnit, observed: &Observed, plan: &mut Plan) {
-    for rival in unit.rivals().iter().filter(|rival| !seen.active && observed.rivals.contains(**rival)) {
-        plan.waiting.push(format!(
-            "{rival} runs on this machine and may hold the ports of {}: end it with `systemctl disable --now {rival}`",
-            unit.name()
-        ));
+/// Says of a unit that ends by itself what may be in its way. Who set the other one up may still need it: it is not stopped.
+fn ends_by_itself(unit: Unit, observed: &Observed) -> String {
+    let name = unit.name();
+    match unit.rival().filter(|rival| observed.rivals.contains(*rival)) {
+        Some(rival) => {
+            format!("{name} ends by itself: {rival} holds its ports, end that with `systemctl disable --now {rival}`")
+        }
+        None => format!("{name} ends by itself, again and again if this stays: `journalctl -u {name}` has its words"),
     }
 }
 

@@ -76,8 +76,8 @@ pub struct NodeStatus {
     pub problems: Option<Vec<String>>,
     /// Its load; null without a report of now.
     pub load: Option<Load>,
-    /// What waits in the mail queues that it runs, by the server that filled each; null without a report of now.
-    pub queues: Option<BTreeMap<String, QueueCount>>,
+    /// What waits in the mail queues that it runs; null without a report of now.
+    pub queues: Option<Vec<QueueState>>,
     /// Its part of new connections, in percent; null where no balancer sees it.
     pub share_percent: Option<f64>,
     /// Its established flows; null where they can't be counted.
@@ -92,6 +92,14 @@ pub struct NodeStatus {
 pub struct Leaving {
     /// How long its connections still may take to end, in seconds.
     pub left_s: u64,
+}
+
+/// A mail queue that a node runs.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct QueueState {
+    /// How much it holds; null where that can't be told now.
+    pub count: Option<QueueCount>,
 }
 
 /// How many messages a queue holds.

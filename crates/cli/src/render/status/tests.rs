@@ -222,12 +222,15 @@ fn colours_say_the_same_as_the_marks() {
 /// A mail cluster whose mailboxes have this grant, and whose master is heard or not.
 fn mail(grant: Value, heard: bool) -> Value {
     let mut holder = node("mail1", "master", "up", 100, 0.0, 50.0);
-    holder["queues"] = json!({"mail1": {"messages": 12, "held": 2}, "mail3": {"messages": 1204, "held": 0}});
+    holder["queues"] = json!([{"of": "mail1", "count": {"messages": 12, "held": 2}}, {"of": "mail3", "count": {"messages": 1204, "held": 0}}]);
     holder["connected"] = json!(heard);
+    let mut slave = node("mail2", "slave", "up", 100, 0.0, 50.0);
+    // One that can't be counted now: what is known is not the whole.
+    slave["queues"] = json!([{"of": "mail2", "count": {"messages": 3, "held": 0}}, {"of": "mail4", "count": null}]);
     json!({
         "clusters": [{"name": "mail", "kind": "mail", "master": "mail1", "logical_servers": ["post"], "share": "letters",
             "grants": {"mailboxes": grant, "queue-mail1": {"number": 1, "holder": "mail1"}},
-            "nodes": [holder, node("mail2", "slave", "up", 100, 0.0, 50.0)]}],
+            "nodes": [holder, slave]}],
         "balancers": [{"name": "front", "services": [{"external": "198.51.100.25:25", "cluster": "mail"}]}],
         "shares": [{"name": "letters", "kind": "local", "path": "/srv/nas/mail"}],
         "counts": {"servers": 2, "clusters": 1, "accounts": 1, "sites": 0},

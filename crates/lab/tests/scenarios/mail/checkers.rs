@@ -47,21 +47,33 @@ fn mail_bad_config() -> Result<()> {
         }
         ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
         figure.settled(&MAIL_NODES)?;
-        a_rival_is_named(figure)
+        rivals_are_named(figure)
     })
 }
 
-/// Debian's own Postfix takes the ports while ours is down: whoever looks is told which unit that is and what ends it.
-fn a_rival_is_named(figure: &Figure) -> Result<()> {
-    let node = figure.host("mail2");
+/// Debian's own daemons on the node that opens mailboxes, each with the unit whose ports it takes and what whoever looks is told. Debian's Postfix
+/// and Redis get on with ours; a Dovecot on the other node is ended, since it could open mailboxes.
+const RIVALS: [(&str, &str, &str); 3] = [
+    ("rspamd", "phalanx-filter", "`systemctl disable --now rspamd.service`"),
+    ("postsrsd", "phalanx-senders", "`systemctl disable --now postsrsd.service`"),
+    ("dovecot", "phalanx-mail-router", "phalanx-mail-router can't listen on 10.9.0.41:143"),
+];
+
+/// They take the ports while ours are down: whoever looks is told, and all is well once they are ended as it says.
+fn rivals_are_named(figure: &Figure) -> Result<()> {
+    let node = figure.host("mail1");
+    let ours = RIVALS.map(|(_, ours, _)| ours).join(" ");
     // Without the mask the agent is quicker.
-    node.text("systemctl mask --quiet --runtime --now phalanx-postfix && systemctl start postfix")?;
-    node.text("systemctl unmask --quiet --runtime phalanx-postfix")?;
-    eventually(Duration::from_secs(60), "that the rival is named", || {
-        let problems = figure.report("mail2")?["problems"].to_string();
-        ensure!(problems.contains("`systemctl disable --now postfix.service`"), "{problems}");
+    node.text(&format!("systemctl mask --quiet --runtime --now {ours}"))?;
+    let theirs = RIVALS.map(|(theirs, ..)| theirs).join(" ");
+    node.text(&format!("systemctl start {theirs} && systemctl unmask --quiet --runtime {ours}"))?;
+    eventually(Duration::from_secs(90), "that they are named", || {
+        let problems = figure.report("mail1")?["problems"].to_string();
+        let untold: Vec<&str> =
+            RIVALS.iter().map(|(_, _, words)| *words).filter(|words| !problems.contains(words)).collect();
+        ensure!(untold.is_empty(), "{untold:?} is missing in {problems}");
         Ok(())
     })?;
-    node.text("systemctl disable --quiet --now postfix.service")?;
+    node.text(&format!("systemctl disable --quiet --now {theirs}"))?;
     figure.settled(&MAIL_NODES)
 }

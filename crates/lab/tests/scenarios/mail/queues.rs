@@ -122,6 +122,7 @@ fn a_lost_nodes_queue_is_adopted() -> Result<()> {
         figure.phalanx("queue adopt mail2 --to mail1")?;
         ensure!(queue(figure, "mail2")?["holder"] == "mail1" && queue(figure, "mail2")?["number"] == 2);
         ensure!(figure.json("server show mail2")?["fenced"]["boot"].is_string(), "it was fenced by the switch");
+        it_is_counted(figure)?;
         // Each letter that waited long for its first try waits for its next; a person is impatient.
         eventually(LONG, "a flush", || figure.phalanx("queue flush mail2").map(drop))?;
         let twice = all_arrive(figure, &taken, LONG)?;
@@ -135,6 +136,24 @@ fn a_lost_nodes_queue_is_adopted() -> Result<()> {
         alone_it_does_not_start(figure)?;
         it_comes_home(figure)
     })
+}
+
+/// What the node that runs the queue says of it, while nothing leaves it, is what Postfix lists.
+fn it_is_counted(figure: &Figure) -> Result<()> {
+    eventually(LONG, "a hold", || figure.phalanx("queue hold mail2 --all").map(drop))?;
+    eventually(LONG, "that mail1 counts the queue of mail2", || {
+        let content = figure.json("queue show mail2")?["content"].clone();
+        let queues = figure.report("mail1")?["queues"].clone();
+        let told = queues.as_array().into_iter().flatten().find(|queue| queue["of"] == "mail2");
+        let count = &told.context("mail2's is not told")?["count"];
+        ensure!(count["held"].as_u64() > Some(LETTERS as u64 / 10), "most letters are held: {queues}");
+        ensure!(
+            count["messages"] == content["messages"] && count["held"] == content["held"],
+            "{queues}, {content:.80}"
+        );
+        Ok(())
+    })?;
+    figure.phalanx("queue release mail2 --all").map(drop)
 }
 
 /// mail2 is off, but nobody has seen it: its queue stays, and who asks is told what to do.
