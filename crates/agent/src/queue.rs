@@ -2,11 +2,14 @@
 //! must not hold it up.
 
 use crate::node::Node;
+use phalanx_host::command::CommandError;
 use phalanx_host::queue::Queue;
+use phalanx_host::service;
 use phalanx_model::Name;
 use phalanx_model::queue::{QueueAct, QueueContent, QueueCount};
 use phalanx_plan::report::QueueState;
 use phalanx_plan::spec::{NodeSpec, Work};
+use phalanx_plan::steps::units::Unit;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,12 +37,21 @@ pub async fn count(node: Arc<Node>) {
 async fn counts(here: &Name, queues: impl Iterator<Item = &Name>) -> Vec<QueueState> {
     let mut counts = Vec::new();
     for of in queues {
-        let counted = Queue::new(of, here).list(0).await;
-        let counted = counted.inspect_err(|error| tracing::debug!(%of, %error, "a queue can't be counted")).ok();
-        let count = counted.map(|QueueContent { messages, held, .. }| QueueCount { messages, held });
-        counts.push(QueueState { of: of.clone(), count });
+        let counted = count_one(of, here).await;
+        let count = counted.inspect_err(|error| tracing::debug!(%of, %error, "a queue can't be counted")).ok();
+        counts.push(QueueState { of: of.clone(), count: count.flatten() });
     }
     counts
+}
+
+/// postqueue(1) looks into a queue by itself where no Postfix answers, and logs that it died of it when one is just starting.
+async fn count_one(of: &Name, here: &Name) -> Result<Option<QueueCount>, CommandError> {
+    let unit = if of == here { Unit::Postfix } else { Unit::AdoptedQueues };
+    if !service::is_active(unit.name()).await? {
+        return Ok(None);
+    }
+    let QueueContent { messages, held, .. } = Queue::new(of, here).list(0).await?;
+    Ok(Some(QueueCount { messages, held }))
 }
 
 /// Does it, and says what came of it: for a list, its content as JSON.

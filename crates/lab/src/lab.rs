@@ -207,7 +207,7 @@ impl Lab {
                 let text = said.map_or_else(|error| format!("{error:#}"), |said| said.stdout);
                 fs::write(folder.join(format!("{}.logs", host.name())), text)?;
             }
-            let folders = [logs.clone(), logs.join("access")];
+            let folders = [logs.clone(), logs.join("access"), logs.join("rspamd")];
             for log in folders.iter().filter_map(|logs| fs::read_dir(logs).ok()).flatten() {
                 let log = log?;
                 if log.file_type()?.is_file() {

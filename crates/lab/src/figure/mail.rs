@@ -21,6 +21,13 @@ pub const MAIL_LOGICAL: &str = "post";
 pub const FAR: &str = "far.example";
 /// What mail nodes serve.
 const PORTS: [u16; 8] = [25, 465, 587, 110, 995, 143, 993, 4190];
+/// Another, whose mail is signed with the key in [`SIGNED_KEY`] under the selector `key` and comes from the world's address; what does not is to be
+/// refused, by its own words.
+pub const SIGNED: &str = "signed.example";
+/// Where the world has that key.
+pub const SIGNED_KEY: &str = "/run/signed.key";
+/// A domain that sends no mail at all, by its own words.
+pub const STRICT: &str = "strict.example";
 const WORLD: &str = "198.51.100.100";
 const SINK: &str = include_str!("sink.py");
 /// Where the world keeps what it got.
@@ -128,10 +135,14 @@ impl Figure {
         let world = self.host("world");
         world.write_file("/run/sink.py", SINK.as_bytes())?;
         let sink = world.spawn(&format!(": > {KEPT}; exec python3 /run/sink.py"))?;
+        world.text(&format!("openssl genrsa -out {SIGNED_KEY} 1024 2>&1"))?;
         let dns = world.spawn(&format!(
             "exec dnsmasq --keep-in-foreground --no-resolv --no-hosts --user=root --conf-file=/dev/null --local=/#/ \
              --address=/{MAIL_NAME}/{MAIL_EXTERNAL} --address=/mx.{FAR}/{WORLD} --mx-host={FAR},mx.{FAR} --txt-record={FAR},'v=spf1 mx -all' \
-             --address=/world.{FAR}/{WORLD} --ptr-record=100.100.51.198.in-addr.arpa,world.{FAR}"
+             --address=/world.{FAR}/{WORLD} --ptr-record=100.100.51.198.in-addr.arpa,world.{FAR} \
+             --txt-record={SIGNED},'v=spf1 ip4:{WORLD} -all' --txt-record=_dmarc.{SIGNED},'v=DMARC1; p=reject' \
+             --txt-record=key._domainkey.{SIGNED},\"v=DKIM1; k=rsa; p=$(openssl rsa -in {SIGNED_KEY} -pubout -outform DER 2>/dev/null | base64 -w 0)\" \
+             --txt-record={STRICT},'v=spf1 -all' --txt-record=_dmarc.{STRICT},'v=DMARC1; p=reject'"
         ));
         for host in ["world", "mail1", "mail2"] {
             self.host(host).text(&format!("echo nameserver {WORLD} > /etc/resolv.conf"))?;

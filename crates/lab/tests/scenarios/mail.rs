@@ -2,6 +2,7 @@
 
 mod checkers;
 mod clients;
+mod filter;
 mod flow;
 mod hostile;
 mod logs;

@@ -10,12 +10,15 @@ use crate::render::Files;
 use crate::spec::NodeSpec;
 use crate::spec::mail::MailSpec;
 use crate::steps::desired::LIVE;
+use phalanx_model::HostName;
 use std::fmt::Write as _;
 
 /// The file of the one that opens mailboxes.
 pub const MAILBOXES_FILE: &str = "mailboxes.conf";
 /// The file of the one that knows who may log in.
 pub const LOGINS_FILE: &str = "logins.conf";
+/// The service that tells owners of mailboxes that these fill up.
+const QUOTA_WARNING: &str = "quota-warning";
 /// The queries of both.
 pub const SQL_FILE: &str = "logins-sql.conf";
 
@@ -121,6 +124,7 @@ fn mailboxes(mail: &MailSpec) -> String {
     plugins(&mut conf);
     folders(&mut conf);
     services(&mut conf);
+    quota_warning(&mut conf, &mail.host_name);
     conf.text
 }
 
@@ -158,6 +162,10 @@ fn plugins(conf: &mut Settings) {
         plugin.set("quota", "count:User quota");
         plugin.set("quota_vsizes", "yes");
         plugin.set("quota_grace", "10%%");
+        // The first mark that was passed counts: the highest comes first.
+        for (number, percent) in [("", 95), ("2", 80)] {
+            plugin.set(&format!("quota_warning{number}"), format!("storage={percent}%% {QUOTA_WARNING} {percent} %u"));
+        }
         plugin.set("quota_exceeded_message", "The mailbox is full.");
         plugin.set("quota_status_success", "DUNNO");
         plugin.set("quota_status_nouser", "DUNNO");
@@ -184,6 +192,14 @@ fn folders(conf: &mut Settings) {
                 folder.set("auto", "subscribe");
             });
         }
+    });
+}
+
+/// Whoever passes a mark asks for the letter, which are processes of each domain's own user. Its sender is no mailbox, as is that of bounces.
+fn quota_warning(conf: &mut Settings, host_name: &HostName) {
+    conf.section(format!("service {QUOTA_WARNING}"), |service| {
+        service.set("executable", format!("script /usr/lib/phalanx/quota-warning {host_name}"));
+        service.section(format!("unix_listener {QUOTA_WARNING}"), |socket| socket.set("mode", "0666"));
     });
 }
 

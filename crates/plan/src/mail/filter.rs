@@ -56,6 +56,8 @@ pub fn files(spec: &NodeSpec, mail: &MailSpec) -> Files {
         file("classifier-bayes.conf", "backend = \"redis\";\nautolearn = true;\n".to_owned()),
         file("greylist.conf", "enabled = true;\ntimeout = 5min;\nmessage = \"Try again later\";\n".to_owned()),
         file("dkim_signing.conf", signing()),
+        // What it found of the sender goes into the letter (RFC 8601), and what others wrote there in its name does not. Not into what leaves.
+        file("milter_headers.conf", "use = [\"authentication-results\"];\nskip_authenticated = true;\nskip_local = true;\n".to_owned()),
         file("ratelimit.conf", "rates {\n  user = {\n    selector = \"user.lower\";\n    bucket = {\n      burst = 200;\n      rate = \"200 / 1h\";\n    }\n  }\n}\n".to_owned()),
         (format!("{DIRECTORY}/rspamd.local.lua"), HEADER.to_owned()),
         (SRS_FILE.to_owned(), format!("{}\n", mail.secrets.for_use(SRS_USE))),

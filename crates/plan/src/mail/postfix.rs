@@ -157,6 +157,8 @@ fn main_cf(mail: &MailSpec, instance: &Instance) -> String {
     cf.set("virtual_transport", format!("lmtp:inet:127.0.0.1:{}", port::LOCAL_LMTP));
     cf.set("lmtp_reply_filter", format!("regexp:{LIVE}/{DIRECTORY}/lmtp_replies"));
     cf.set("lmtp_destination_recipient_limit", "1");
+    // When mailboxes move, connections are waited for: one that is kept for the next letter would be cut in the middle of it.
+    cf.set("lmtp_connection_cache_on_demand", "no");
     cf.set("recipient_delimiter", "+");
     cf.set("virtual_alias_expansion_limit", "1000");
     cf.set("virtual_alias_recursion_limit", "20");

@@ -87,6 +87,8 @@ pub struct MailLimits {
     pub connect_timeout_ms: u64,
     /// Without a byte either way; above the 30 minutes that IMAP's IDLE may be silent (RFC 2177).
     pub idle_timeout_ms: u64,
+    /// How long a delivery may take to its end when its way leads nowhere any more. Mailboxes move no sooner.
+    pub finish_timeout_ms: u64,
     /// How long connections may go on when the service is stopped.
     pub shutdown_timeout_ms: u64,
 }
@@ -99,6 +101,7 @@ impl Default for MailLimits {
             wait_timeout_ms: 20_000,
             connect_timeout_ms: 5_000,
             idle_timeout_ms: 1_860_000,
+            finish_timeout_ms: 5_000,
             shutdown_timeout_ms: 2_000,
         }
     }
@@ -112,6 +115,7 @@ impl MailLimits {
             wait_timeout_ms,
             connect_timeout_ms,
             idle_timeout_ms,
+            finish_timeout_ms,
             shutdown_timeout_ms,
         } = *self;
         let day_ms = 86_400_000;
@@ -122,6 +126,7 @@ impl MailLimits {
             ("wait_timeout_ms", wait_timeout_ms, 0..=300_000),
             ("connect_timeout_ms", connect_timeout_ms, 50..=60_000),
             ("idle_timeout_ms", idle_timeout_ms, 100..=day_ms),
+            ("finish_timeout_ms", finish_timeout_ms, 0..=15_000),
             ("shutdown_timeout_ms", shutdown_timeout_ms, 0..=day_ms),
         ] {
             in_range(&mut problems, "limits", what, value, range);

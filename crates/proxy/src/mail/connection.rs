@@ -112,22 +112,30 @@ impl Connection {
     }
 
     async fn lead(&mut self, mut upstream: TcpStream, to: SocketAddrV4) {
-        let idle_timeout = Duration::from_millis(self.passage.borrow().limits.idle_timeout_ms);
-        let Self { client, peer, passage, seat, .. } = self;
-        tokio::select! {
+        let limits = self.passage.borrow().limits;
+        let idle_timeout = Duration::from_millis(limits.idle_timeout_ms);
+        let Self { client, peer, protocol, passage, seat } = self;
+        let mut flow = Box::pin(splice(client, &mut upstream, &seat.tally, idle_timeout));
+        let ended = tokio::select! {
             biased;
             () = leads_elsewhere(passage, *peer, to) => {
+                let grace = if refusal::may_finish(protocol) && passage.borrow().admits(*peer.ip()) { limits.finish_timeout_ms } else { 0 };
+                timeout(Duration::from_millis(grace), &mut flow).await.ok()
+            }
+            ended = &mut flow => Some(ended),
+        };
+        drop(flow);
+        match ended {
+            Some(Ok(())) => {
+                socket::close_in_order(client);
+                socket::close_in_order(&upstream);
+            }
+            Some(Err(Broken::Socket(error))) => tracing::debug!("{peer} or {to} left: {error}"),
+            Some(Err(silent @ Broken::Silent(_))) => tracing::debug!("{peer} and {to} are parted: {silent}"),
+            None => {
                 seat.tally.cut.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!("{peer} is cut from {to}");
             }
-            ended = splice(client, &mut upstream, &seat.tally, idle_timeout) => match ended {
-                Ok(()) => {
-                    socket::close_in_order(client);
-                    socket::close_in_order(&upstream);
-                }
-                Err(Broken::Socket(error)) => tracing::debug!("{peer} or {to} left: {error}"),
-                Err(silent @ Broken::Silent(_)) => tracing::debug!("{peer} and {to} are parted: {silent}"),
-            },
         }
     }
 }

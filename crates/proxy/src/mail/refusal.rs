@@ -34,6 +34,12 @@ pub fn is_worth_waiting(protocol: &str) -> bool {
     protocol != "quota"
 }
 
+/// Whether a connection that leads nowhere any more may end what it is at. A delivery that is cut between its last byte and the answer is made
+/// again, and the letter is there twice; people's sessions are opened again, and lose nothing.
+pub fn may_finish(protocol: &str) -> bool {
+    protocol == "lmtp"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

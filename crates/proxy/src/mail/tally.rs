@@ -175,6 +175,7 @@ mod tests {
         wait_timeout_ms: 0,
         connect_timeout_ms: 0,
         idle_timeout_ms: 0,
+        finish_timeout_ms: 0,
         shutdown_timeout_ms: 0,
     };
 

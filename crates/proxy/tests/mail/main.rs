@@ -7,6 +7,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 use support::{PATIENCE, Router, Server, connect_from, end, eventually, free, hear, hear_out, own, say};
 
@@ -135,6 +136,42 @@ fn when_mailboxes_move_away_flows_are_cut_and_the_hop_is_closed_before_the_reloa
         assert_eq!(hear_out(cut), "!");
     }
     assert!(holder.router.count("through_hops", "imap", "cut") == 2);
+}
+
+#[test]
+fn a_delivery_under_way_ends_before_mailboxes_move_and_one_that_hangs_is_cut() {
+    let (way_at, hop_at, dovecot) = (free(own(1)), free(own(2)), Server::start());
+    let lmtp = |mut door: Value| {
+        door["protocol"] = json!("lmtp");
+        door
+    };
+    let limits = json!({"finish_timeout_ms": 2_000});
+    let mut held = config(&[lmtp(way(way_at, "lmtp", Some(hop_at)))], &[lmtp(hop(hop_at, dovecot.address))], &limits);
+    held["nodes"] = json!([Ipv4Addr::LOCALHOST]);
+    let router = Router::start(held);
+    let deliver = || {
+        let mut postfix = connect_from(own(9), way_at);
+        let mut server = dovecot.accept();
+        say(&mut postfix, ".\r\n");
+        hear(&mut server, ".\r\n");
+        (postfix, server)
+    };
+    let (mut postfix, mut server) = deliver();
+    let (mut silent, mut hangs) = deliver();
+    let begin = Instant::now();
+    thread::scope(|scope| {
+        scope.spawn(|| router.reload(config(&[lmtp(way(way_at, "lmtp", None))], &[], &limits)));
+        eventually("no new delivery begins", || TcpStream::connect(hop_at).is_err());
+        say(&mut server, "250 2.0.0 saved\r\n");
+        hear(&mut postfix, "250 2.0.0 saved\r\n");
+        end(&postfix);
+        assert_eq!(hear_out(&mut server), "");
+        drop(server);
+        assert_eq!(hear_out(&mut postfix), "", "an end in order");
+    });
+    assert!(begin.elapsed() >= Duration::from_millis(1_900), "the other one had its time: {:?}", begin.elapsed());
+    assert_eq!((hear_out(&mut silent), hear_out(&mut hangs)), ("!".to_owned(), "!".to_owned()));
+    assert_eq!(router.count("through_hops", "lmtp", "open"), 0);
 }
 
 #[test]

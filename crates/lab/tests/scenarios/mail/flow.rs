@@ -192,22 +192,32 @@ impl<'f> Flow<'f> {
         })
     }
 
-    /// A full mailbox refuses before the mail is sent, and keeps what it has.
+    /// A mailbox that fills up is told so, also when there is no room for it; a full one refuses before the mail is sent, and keeps what it has.
     fn quota(&self, tag: &str) -> Result<()> {
         let (small, world) = (format!("small-{tag}@example.org"), self.figure.host("world"));
-        world.text(&format!(
-            "(printf 'Subject: big\\nFrom: ann@{FAR}\\nTo: {small}\\nMessage-Id: <big-{tag}@{FAR}>\\nDate: %s\\n\\n' \"$(date -R)\"; \
-             head -c 900000 /dev/zero | tr '\\0' x | fold -w 70) | sed 's/$/\\r/' > /run/big.txt"
-        ))?;
         // curl says how big its letter is (RFC 1870), as mail servers do.
-        let send = format!(
-            "curl -sv -m 20 smtp://{MAIL_EXTERNAL}/world.{FAR} --mail-from ann@{FAR} --mail-rcpt {small} -T /run/big.txt 2>&1"
-        );
-        let said = world.run(&send)?.stdout;
-        ensure!(said.contains(TAKEN), "{said}");
-        self.figure.has_mail(&small, &["xxxx"])?;
-        refused(&world.run(&send)?.stdout, "552", "full")?;
-        ensure!(self.figure.inbox(&small)?.len() == 1);
+        let send = |subject: &str, bytes: usize| -> Result<String> {
+            world.text(&format!(
+                "(printf 'Subject: {subject}\\nFrom: ann@{FAR}\\nTo: {small}\\nMessage-Id: <{subject}-{tag}@{FAR}>\\nDate: %s\\n\\n' \"$(date -R)\"; \
+                 head -c {bytes} /dev/zero | tr '\\0' x | fold -w 70) | sed 's/$/\\r/' > /run/big.txt"
+            ))?;
+            let sent = format!(
+                "curl -sv -m 20 smtp://{MAIL_EXTERNAL}/world.{FAR} --mail-from ann@{FAR} --mail-rcpt {small} -T /run/big.txt 2>&1"
+            );
+            Ok(world.run(&sent)?.stdout)
+        };
+        // 88 % of its MiB, and then 2 % more than all of it.
+        for (subject, bytes, warning) in [("big", 900_000, 80), ("last", 140_000, 95)] {
+            let said = send(subject, bytes)?;
+            ensure!(said.contains(TAKEN), "{subject}: {said}");
+            self.figure.has_mail(&small, &[&format!("Subject: {subject}"), "xxxx"])?;
+            let told =
+                [&*format!("more than {warning} % full"), "Auto-Submitted: auto-generated", &*format!("To: <{small}>")];
+            self.figure.has_mail(&small, &told)?;
+        }
+        refused(&send("more", 140_000)?, "552", "full")?;
+        let letters = self.figure.inbox(&small)?.len();
+        ensure!(letters == 4, "{letters} letters, not two and two warnings");
         Ok(())
     }
 

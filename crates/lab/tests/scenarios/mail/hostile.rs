@@ -7,6 +7,7 @@ use phalanx_lab::eventually;
 use phalanx_lab::figure::Figure;
 use phalanx_lab::figure::mail::{FAR, MAIL_EXTERNAL, MAIL_NODES, PASSWORD};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 mod folders;
@@ -22,6 +23,12 @@ fn tell(figure: &Figure, protocol: &str, address: &str, lines: &[String]) -> Res
     let order = json!({"protocol": protocol, "address": address, "password": PASSWORD, "lines": lines});
     let said = world.exec(&["python3", "/run/tell.py", MAIL_EXTERNAL], order.to_string().as_bytes())?.text()?;
     serde_json::from_str(&said).context(said)
+}
+
+/// The folders on the share that are not of `INFO`. Logs and queues, which grow and shrink by themselves, are left out.
+fn outside(figure: &Figure) -> Result<BTreeSet<String>> {
+    let find = "cd /srv/nas && find . -type d -not -path '*/.phalanx-logs/*' -not -path '*/.phalanx/queues/*' -not -path './mail/mail/example.org/info.*'";
+    Ok(figure.host("nas").text(find)?.lines().map(str::to_owned).collect())
 }
 
 /// Domains as they are given and as they are kept: in letters, in ASCII, and one that looks like another's.

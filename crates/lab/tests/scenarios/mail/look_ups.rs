@@ -58,8 +58,29 @@ fn mail_waits_for_look_ups() -> Result<()> {
         let keys = Keys::lose(figure)?;
         a_change_waits(figure)?;
         keys.are_back()?;
+        each_has_its_own(figure)?;
         figure.settled(&MAIL_NODES)
     })
+}
+
+/// Who is taken mail for, what proves a login, and keys are each read by one daemon's user and nobody else's, also after files were made anew.
+fn each_has_its_own(figure: &Figure) -> Result<()> {
+    const READERS: [(&str, &str); 3] = [
+        ("postfix", "recipients/recipients.sqlite"),
+        ("dovecot", "logins/logins.sqlite"),
+        ("_rspamd", "keys/example.org.*.key"),
+    ];
+    for node in MAIL_NODES {
+        for (reader, file) in READERS {
+            let read = format!(
+                "set -- {FILES}/{file}; test -s \"$1\" || exit 1; for user in postfix dovecot dovenull _rspamd nobody www-data; do \
+                 runuser -u $user -- cat \"$1\" > /dev/null 2>&1 && echo $user || true; done"
+            );
+            let readers = figure.host(node).text(&read)?;
+            ensure!(readers == reader, "{file} on {node} is read by {readers:?}, not by {reader} alone");
+        }
+    }
+    Ok(())
 }
 
 fn now(figure: &Figure) -> Result<String> {

@@ -1,6 +1,6 @@
 //! Names of folders over IMAP.
 
-use super::{INFO, tell};
+use super::{INFO, outside, tell};
 use anyhow::{Context, Result, ensure};
 use phalanx_lab::figure::Figure;
 
@@ -39,8 +39,7 @@ pub fn all(figure: &Figure) -> Result<()> {
         FOLDERS.iter().map(|(name, answer)| ((*name).to_owned(), *answer)).chain(long).collect();
     let mut lines: Vec<String> = orders.iter().map(|(name, _)| format!("CREATE {name}")).collect();
     lines.push("LIST \"\" *".to_owned());
-    let outside = "cd /srv/nas && find . -not -path './mail/mail/example.org/info.*' | sort";
-    let before = figure.host("nas").text(outside)?;
+    let before = outside(figure)?;
     let said = tell(figure, "imap", INFO, &lines)?;
     for ((name, answer), said) in orders.iter().zip(&said) {
         let last = said.lines().last().unwrap_or_default();
@@ -59,8 +58,8 @@ pub fn all(figure: &Figure) -> Result<()> {
     let own = orders.iter().filter(|(_, answer)| *answer == "OK").count();
     // INBOX, and the folders that every mailbox has.
     ensure!(made == own + 5, "{made} folders, and {own} were made: {listed}");
-    let after = figure.host("nas").text(outside)?;
-    ensure!(before == after, "something lies outside the mailbox: {after}");
+    let after = outside(figure)?;
+    ensure!(before == after, "something lies outside the mailbox: {after:#?} and not {before:#?}");
     // The holder's doveadm reads the same names.
     let names = figure
         .host("mail1")

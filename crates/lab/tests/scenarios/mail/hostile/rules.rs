@@ -1,6 +1,6 @@
 //! Sieve scripts that mean no good.
 
-use super::{INFO, TAKEN, send, tell};
+use super::{INFO, TAKEN, outside, send, tell};
 use crate::scenarios::mail::talk::header;
 use anyhow::{Result, ensure};
 use phalanx_lab::eventually;
@@ -139,8 +139,7 @@ fn letters(figure: &Figure) -> Result<()> {
 
 /// Folders with odd names are made as IMAP has them, within the mailbox: UTF-8 becomes modified UTF-7, and what looks like that is text.
 fn folders(figure: &Figure) -> Result<()> {
-    let outside = "cd /srv/nas && find . -type d -not -path './mail/mail/example.org/info.*' | sort";
-    let before = figure.host("nas").text(outside)?;
+    let before = outside(figure)?;
     // As a script has it, in UTF-8 as Latin-1, and as IMAP lists it.
     let folders =
         [("\u{c3}\u{bc}ber", "&APw-ber"), ("&APw-x", "&-APw-x"), ("%d ${x}", "%d ${x}"), ("it's *", "it's *")];
@@ -159,8 +158,8 @@ fn folders(figure: &Figure) -> Result<()> {
         }
         Ok(())
     })?;
-    let after = figure.host("nas").text(outside)?;
-    ensure!(before == after, "something lies outside the mailbox: {after}");
+    let after = outside(figure)?;
+    ensure!(before == after, "something lies outside the mailbox: {after:#?} and not {before:#?}");
     Ok(())
 }
 
