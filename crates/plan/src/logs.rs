@@ -10,6 +10,7 @@
 //! Deliberately absent: I/O and clocks. [`round::Storage`] stands for the share, times are arguments.
 
 pub mod batch;
+mod carry;
 pub mod collect;
 pub mod date;
 pub mod errors;

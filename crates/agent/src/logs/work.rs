@@ -13,7 +13,7 @@ use phalanx_model::Name;
 use phalanx_plan::logs::collect;
 use phalanx_plan::logs::errors::{self, SiteErrors};
 use phalanx_plan::logs::mail::{self, MailReader};
-use phalanx_plan::logs::merge::Room;
+use phalanx_plan::logs::round::Bounds;
 use phalanx_plan::logs::segment::SegmentName;
 use phalanx_plan::logs::stream::Stream;
 use phalanx_plan::logs::{LogsConfig, LogsShare, round, ship};
@@ -95,14 +95,14 @@ impl Worker {
         let mut depot = NodeDepot { node: &config.node, local: Path::new(stream.local()), share: &opened };
         ship::round(&mut depot, &config.node, first, unix_us())?;
         let Some(grant) = config.merges_under else { return Ok(()) };
-        let (begin, mut room) = (Instant::now(), Room::default());
+        let begin = Instant::now();
         loop {
             let reader = match self.directory.take() {
                 Some(reader) => reader,
                 None => Reader::open(Path::new(directory::PATH))?,
             };
             let mut storage = MergeStorage::new(&opened, share, &reader)?;
-            let outcome = round::round(&mut storage, stream, &mut room, grant, &config.nodes, unix_us())?;
+            let outcome = round::round(&mut storage, stream, Bounds::USUAL, grant, &config.nodes, unix_us())?;
             self.directory = Some(reader);
             for (site, why) in outcome.refused {
                 self.status.refuse(stream, &site, why);

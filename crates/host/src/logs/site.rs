@@ -15,7 +15,6 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use std::fs::File;
-use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
@@ -35,10 +34,14 @@ pub struct SiteLog<'s> {
     log: &'s Log,
 }
 
-/// A log that was written to, and may not have it yet after a crash.
+/// A log that is written to, and may not have it yet after a crash.
 #[derive(Debug)]
-#[must_use = "it is there for good once it is settled"]
-pub struct Unsettled(File);
+#[must_use = "what is written is there for good once it is settled"]
+pub struct Unsettled {
+    file: File,
+    /// What was written lies from here on.
+    from: u64,
+}
 
 /// A part of a merged log, for whoever reads it on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -110,25 +113,30 @@ impl<'s> SiteLog<'s> {
         })
     }
 
-    /// Writes `bytes` at `base`, or at its end where that is before. They are on their way then, and there for good
-    /// once they are [settled](Self::settle).
+    /// Opens it for writing; it is made where there is none.
     ///
     /// # Errors
     /// The share does not do its work.
-    pub fn write(&self, base: u64, bytes: &[u8]) -> Result<Result<Unsettled, Refused>, FileError> {
-        self.answer("writing", || {
+    pub fn open(&self) -> Result<Result<Unsettled, Refused>, FileError> {
+        self.answer("opening", || {
             // What is a FIFO must not be waited for.
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK;
             let file = open_beneath(self.directory()?, self.name(), flags)?;
-            let stat = fstat(&file)?;
-            is_file(&stat)?;
-            let at = base.min(stat.st_size as u64);
-            let file = File::from(file);
-            file.write_all_at(bytes, at).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-            // Linux begins to write them back: whoever waits for many files does not wait for each by itself. What is on its way
-            // is not dropped from memory, as the advice says otherwise. It is no more than advice, so its failure is nobody's.
-            let _advice = fadvise(&file, at, NonZeroU64::new(bytes.len() as u64), Advice::DontNeed);
-            Ok(Unsettled(file))
+            is_file(&fstat(&file)?)?;
+            Ok(Unsettled { file: File::from(file), from: u64::MAX })
+        })
+    }
+
+    /// Writes `bytes` at `at`, or at its end where that is before. They are there for good once they are [settled](Self::settle).
+    ///
+    /// # Errors
+    /// The share does not do its work.
+    pub fn write(&self, open: &mut Unsettled, at: u64, bytes: &[u8]) -> Result<Result<(), Refused>, FileError> {
+        self.answer("writing", || {
+            let Unsettled { file, from } = open;
+            let at = at.min(fstat(&*file)?.st_size as u64);
+            *from = at.min(*from);
+            file.write_all_at(bytes, at).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
         })
     }
 
@@ -137,8 +145,7 @@ impl<'s> SiteLog<'s> {
     /// # Errors
     /// The share does not do its work.
     pub fn settle(&self, written: Unsettled) -> Result<Result<(), Refused>, FileError> {
-        let Unsettled(file) = written;
-        self.answer("syncing", || fsync(&file))
+        self.answer("syncing", || fsync(&written.file))
     }
 
     /// Whole lines from `offset` of `file`, or of what is its place now from the beginning; without a place, the last `len_max` bytes.
@@ -226,6 +233,14 @@ impl<'s> SiteLog<'s> {
             };
         }
         Ok(at)
+    }
+}
+
+impl Unsettled {
+    /// Has Linux begin to write it back: whoever waits for many files does not wait for each by itself. What is on its way is not dropped from
+    /// memory, as the advice says otherwise. It is no more than advice, so its failure is nobody's.
+    pub fn begin(&self) {
+        let _advice = fadvise(&self.file, self.from, None, Advice::DontNeed);
     }
 }
 

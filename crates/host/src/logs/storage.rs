@@ -16,13 +16,14 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, OFlags, statat};
 use rustix::io::{Errno, pread};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 
 /// Directories of the logs' that are no node's.
 const OTHERS: [&str; 2] = [TRAFFIC, "cluster"];
 /// Segments that are open at once.
 const OPEN_MAX: usize = 64;
-/// Logs that were written and not settled at once; each is open meanwhile.
+/// Logs that are written to and not settled; each is open meanwhile.
 const UNSETTLED_MAX: usize = 512;
 
 /// Why the merger's storage failed.
@@ -46,7 +47,7 @@ pub struct MergeStorage<'s> {
     share_name: &'s Name,
     directory: &'s Reader,
     open: HashMap<(Name, SegmentName), File>,
-    unsettled: Vec<(Log, Unsettled)>,
+    unsettled: HashMap<Log, Unsettled>,
     /// Logs that did not take what they were settled with, before anybody asked.
     refused: Vec<(Log, String)>,
 }
@@ -60,12 +61,13 @@ impl<'s> MergeStorage<'s> {
         if !directory.is_filled()? {
             return Err(StorageError::NoDirectory);
         }
-        Ok(Self { share, share_name, directory, open: HashMap::new(), unsettled: vec![], refused: vec![] })
+        Ok(Self { share, share_name, directory, open: HashMap::new(), unsettled: HashMap::new(), refused: vec![] })
     }
 
     /// Settles what was written so far.
     fn wait(&mut self) -> Result<(), FileError> {
-        for (log, written) in self.unsettled.drain(..) {
+        self.unsettled.values().for_each(Unsettled::begin);
+        for (log, written) in self.unsettled.drain() {
             if let Err(why) = SiteLog::new(self.share, &log).settle(written)? {
                 self.refused.push((log, why));
             }
@@ -79,8 +81,8 @@ impl<'s> MergeStorage<'s> {
             self.open.clear();
         }
         match self.open.entry(key) {
-            std::collections::hash_map::Entry::Occupied(open) => Ok(open.into_mut()),
-            std::collections::hash_map::Entry::Vacant(place) => {
+            Entry::Occupied(open) => Ok(open.into_mut()),
+            Entry::Vacant(place) => {
                 let name = format!("{node}/{segment}");
                 let opened = act_as(OWNER, || open_beneath(&self.share.logs, &name, OFlags::RDONLY));
                 let opened = opened.map_err(errno(&self.share.path.join(name), "opening"))?;
@@ -155,11 +157,19 @@ impl Storage for MergeStorage<'_> {
         Ok(SiteLog::new(self.share, log).move_aside(name)?)
     }
 
-    fn write(&mut self, log: &Log, base: u64, bytes: &[u8]) -> Result<Result<(), String>, StorageError> {
-        if self.unsettled.len() >= UNSETTLED_MAX {
+    fn write(&mut self, log: &Log, at: u64, bytes: &[u8]) -> Result<Result<(), String>, StorageError> {
+        let site_log = SiteLog::new(self.share, log);
+        if self.unsettled.len() >= UNSETTLED_MAX && !self.unsettled.contains_key(log) {
             self.wait()?;
         }
-        Ok(SiteLog::new(self.share, log).write(base, bytes)?.map(|written| self.unsettled.push((log.clone(), written))))
+        let open = match self.unsettled.entry(log.clone()) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(place) => match site_log.open()? {
+                Ok(open) => place.insert(open),
+                Err(why) => return Ok(Err(why)),
+            },
+        };
+        Ok(site_log.write(open, at, bytes)?)
     }
 
     fn settle(&mut self) -> Result<Vec<(Log, String)>, StorageError> {

@@ -65,8 +65,10 @@ fn small_files_are_the_owners_and_replaced_whole() {
 }
 
 fn put(log: &SiteLog<'_>, base: u64, bytes: &[u8], what: &str) {
-    let written = log.write(base, bytes).expect("written").expect(what);
-    log.settle(written).expect("settled").expect(what);
+    let mut open = log.open().expect("opened").expect(what);
+    log.write(&mut open, base, bytes).expect("written").expect(what);
+    open.begin();
+    log.settle(open).expect("settled").expect(what);
 }
 
 #[test]
@@ -108,7 +110,7 @@ fn whatever_a_customer_does_to_his_log_harms_him_alone() {
     let as_alice = |work: &dyn Fn()| act_as(Uid::FIRST.get(), work);
     let refused = |what: &str| {
         assert!(log.look().expect(what).is_err(), "{what}: looked at");
-        assert!(log.write(0, b"line\n").expect(what).is_err(), "{what}: written");
+        assert!(log.open().expect(what).is_err(), "{what}: opened");
         assert!(log.read(None, 10).expect(what).is_err(), "{what}: read");
     };
     as_alice(&|| symlink(outside.path(), &site).expect("linked"));
@@ -134,7 +136,7 @@ fn whatever_a_customer_does_to_his_log_harms_him_alone() {
     std::fs::write(&secret, "root's").expect("written");
     std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("closed");
     std::fs::hard_link(&secret, &file).expect("linked");
-    assert!(log.write(0, b"line\n").expect("a hard link").is_err());
+    assert!(log.open().expect("a hard link").is_err());
     assert_eq!(std::fs::read_to_string(&secret).expect("there"), "root's");
     assert_eq!(std::fs::read_dir(outside.path()).expect("listed").count(), 0);
     std::fs::remove_dir_all(&logs).expect("removed");

@@ -1,15 +1,15 @@
 //! What a merger writes down: where it is ([`State`]) and what it is about to do ([`Journal`]).
 //!
-//! A batch is planned, its journal is made to last, then its lines are written at the places that the journal names, then the state
-//! follows. Whoever finds a journal with a number above the state's carries it out again: the same bytes at the same places.
+//! Before a line is written to a log, the journal says how far the batch may go and where in that log its lines begin, and is made to last;
+//! logs that turn up later are added to it before anything is written there. When all lines are, the state follows. Whoever finds a journal with a number
+//! above the state's carries it out again: the same bytes at the same places.
 
 use super::date::rfc3339;
-use super::merge::{Input, SiteLines, Traffic};
+use super::merge::{Input, Limits, SiteLines, Traffic};
 use super::segment::SegmentName;
 use phalanx_model::{Name, Uid};
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where the state lies, below the logs' directory on the share.
 pub const STATE: &str = "state.json";
@@ -47,21 +47,21 @@ impl State {
     }
 }
 
-/// A batch that is to be carried out.
+/// A batch that is being carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Journal {
-    /// The state once it is.
-    pub after: State,
-    /// The parts of segments that are merged, up to where they are.
+    /// Its number, one more than the state's.
+    pub number: u64,
+    /// The number of the grant under which it was begun.
+    pub grant: u64,
+    /// The parts of segments that it may take.
     pub inputs: Vec<Input>,
-    /// The time up to which.
-    pub closes_us: u64,
-    /// The time of the last line in order before it.
-    pub merged_to_us: u64,
-    /// Segments that were cut off: their whole, to see whose lines they have.
-    pub cut: Vec<Input>,
-    /// Where lines go; those of sites that are not here go to the cluster's log, which is always the last.
+    /// How far it goes within them.
+    pub limits: Limits,
+    /// Where lines go. The cluster's log comes first.
     pub outputs: Vec<Output>,
+    /// Sites that had no owner when they were asked for; their lines go to the cluster's log, whatever becomes of them meanwhile.
+    pub strangers: BTreeSet<String>,
 }
 
 /// One log that a batch writes to.
@@ -80,7 +80,7 @@ pub struct Output {
 }
 
 /// A merged log.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Log {
     /// A site's own, in its account's home.
@@ -163,40 +163,29 @@ pub fn traffic_number(name: &str) -> Option<u64> {
     name.strip_suffix(".json")?.parse().ok().filter(|number| traffic_name(*number) == name)
 }
 
-/// What a site's log gets of a batch: lines in order, the block of late ones, marks of gaps. Lines alone, as they mostly are, are not copied.
-pub fn text_of<'l>(lines: Option<&'l SiteLines>, gaps: &str) -> Cow<'l, [u8]> {
-    if let Some(SiteLines { ordered, late, .. }) = lines
-        && late.is_empty()
-        && gaps.is_empty()
-    {
-        return Cow::Borrowed(ordered);
+/// What a log gets of lines that came late; nothing where there are none.
+pub fn late_block(lines: &SiteLines) -> Vec<u8> {
+    let SiteLines { late, late_lines, .. } = lines;
+    if late.is_empty() {
+        return Vec::new();
     }
-    let mut text = Vec::new();
-    if let Some(SiteLines { ordered, late, late_lines, .. }) = lines {
-        text.extend_from_slice(ordered);
-        if !late.is_empty() {
-            text.extend_from_slice(
-                format!("# late: {late_lines} lines that came when later ones were here already\n").as_bytes(),
-            );
-            text.extend_from_slice(late);
-            text.extend_from_slice(b"# end of late block\n");
-        }
-    }
-    text.extend_from_slice(gaps.as_bytes());
-    Cow::Owned(text)
+    let mut text = format!("# late: {late_lines} lines that came when later ones were here already\n").into_bytes();
+    text.extend_from_slice(late);
+    text.extend_from_slice(b"# end of late block\n");
+    text
 }
 
-/// What the cluster's log gets of a site's lines: each with the site before it.
-pub fn text_of_unknown(lines: &SiteLines) -> Vec<u8> {
-    let mut text = Vec::new();
-    for line in text_of(Some(lines), "").split_inclusive(|byte| *byte == b'\n') {
+/// What the cluster's log gets of a site's text: each line with the site before it.
+pub fn of_stranger(site: &str, text: &[u8]) -> Vec<u8> {
+    let mut of_site = Vec::new();
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
         if !line.starts_with(b"#") {
-            text.extend_from_slice(lines.site.as_bytes());
-            text.push(b' ');
+            of_site.extend_from_slice(site.as_bytes());
+            of_site.push(b' ');
         }
-        text.extend_from_slice(line);
+        of_site.extend_from_slice(line);
     }
-    text
+    of_site
 }
 
 /// The mark of a segment that was cut off.

@@ -1,20 +1,19 @@
 //! One batch of lines: from several segments, by time of completion, sorted out by site.
 //!
-//! The same bytes between the same positions give the same result, whenever it is asked for: a batch that a crash interrupted is made
-//! again from the segments. Memory is bounded by the batch ([`Limits`]) and a buffer for each segment.
+//! Lines are handed over ([`Medium`]) as soon as a site has a piece of them, while they are in the processor's cache. The same bytes within the
+//! same [`Limits`] give the same lines, whenever it is asked for: a batch that a crash interrupted is made again from the segments. Memory is
+//! bounded by [`Pieces`], by what comes late ([`Limits::late_max`]), and by a buffer for each segment.
+
+mod source;
 
 use super::date::Day;
-use super::line::{self, Counts, LEN_MAX};
-use super::round::BYTES_MAX;
-use super::segment::{END, SegmentName};
+use super::line::Counts;
+use super::segment::SegmentName;
 use phalanx_model::Name;
 use serde::{Deserialize, Serialize};
+use source::{Head, Source};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
-use std::ops::Range;
-
-/// So much of a segment is read at once.
-const CHUNK_LEN: usize = 256 * 1024;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 
 /// A segment's part that was not merged yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +31,7 @@ pub struct Input {
 }
 
 /// How far a batch goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Lines completed later than this stay for a later batch.
     pub closes_us: u64,
@@ -40,6 +39,28 @@ pub struct Limits {
     pub merged_to_us: u64,
     /// The batch ends when it has so many bytes of lines.
     pub bytes_max: usize,
+    /// It also ends when so many bytes of it are late, or notes: these wait for its end in memory.
+    pub late_max: usize,
+}
+
+/// How much waits in memory to be handed over. It changes when that happens, not what comes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pieces {
+    /// Bytes of one site.
+    pub site: usize,
+    /// Bytes of memory for all sites.
+    pub all: usize,
+}
+
+/// Where a batch comes from and where it goes.
+pub trait Medium {
+    /// Why something did not work.
+    type Error;
+    /// Appends at most `len` bytes of an input, from an offset of its segment, to `into`; at least one where there are some before the
+    /// input's end.
+    fn read(&mut self, input: &Input, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), Self::Error>;
+    /// Takes the ordered lines of these sites; `all` are the batch's sites so far.
+    fn take(&mut self, all: &[SiteLines], these: std::ops::Range<usize>) -> Result<(), Self::Error>;
 }
 
 /// What was counted of a site on a day.
@@ -67,7 +88,7 @@ impl Traffic {
     }
 }
 
-/// The lines of one site in a batch, as its log gets them.
+/// The lines of one site in a batch, as its log gets them: those that were not handed over yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SiteLines {
     /// The site's name as it stands in the lines.
@@ -80,6 +101,14 @@ pub struct SiteLines {
     pub late_lines: u64,
     /// What was counted, by day.
     pub traffic: BTreeMap<Day, Traffic>,
+}
+
+impl SiteLines {
+    fn count(&mut self, day: Day, count: Traffic) {
+        if count != Traffic::default() {
+            self.traffic.entry(day).or_default().add(count);
+        }
+    }
 }
 
 /// A batch.
@@ -101,76 +130,62 @@ pub struct Gathered {
     pub is_full: bool,
 }
 
-/// Memory of former batches, for the next one: what is asked of the kernel anew each time costs more than to fill it.
-#[derive(Debug, Default)]
-pub struct Room(Vec<Vec<u8>>);
-
-impl Room {
-    /// Keeps the memory of a batch that was carried out, but no more than twice what a batch may have.
-    pub fn keep(&mut self, gathered: Gathered) {
-        self.0.extend(gathered.sites.into_iter().map(|lines| lines.ordered).filter(|text| text.capacity() > 0));
-        let mut capacity = 0;
-        self.0.retain_mut(|text| {
-            text.clear();
-            capacity += text.capacity();
-            capacity <= 2 * BYTES_MAX
-        });
-        // The sites with the most lines come first in the next batch too, and find the largest at the end.
-        self.0.sort_by_key(Vec::capacity);
-    }
-}
-
-/// Merges `inputs` within `limits`. `read` appends at most so many bytes of an input, from an offset of its segment, to a buffer; it
-/// must append at least one where there are some before the input's end.
+/// Merges `inputs` within `limits`. What is in order and still in the result was not handed over.
 ///
 /// # Errors
-/// What `read` answers.
-pub fn gather<E>(
+/// The medium's.
+pub fn gather<M: Medium>(
     inputs: &[Input],
     limits: Limits,
-    room: &mut Room,
-    mut read: impl FnMut(&Input, u64, usize, &mut Vec<u8>) -> Result<(), E>,
-) -> Result<Gathered, E> {
-    let mut batch = Batch::new(limits.merged_to_us, room);
+    pieces: Pieces,
+    medium: &mut M,
+) -> Result<Gathered, M::Error> {
+    let mut batch = Batch::new(limits.merged_to_us, pieces);
     let mut sources: Vec<Source<'_>> = inputs.iter().map(Source::new).collect();
     let mut heads = BinaryHeap::new();
     for index in 0..sources.len() {
         if index == 0 || !goes_on(&inputs[index - 1], &inputs[index]) {
-            begin(&mut sources, index, &mut heads, &mut read, &mut batch.gathered.notes)?;
+            begin(&mut sources, index, &mut heads, medium, &mut batch.gathered.notes)?;
         }
     }
     let mut bytes = 0;
-    'batch: while let Some(Reverse((_, index))) = heads.pop() {
-        let next = heads.peek().map_or((u64::MAX, usize::MAX), |Reverse(next)| *next);
-        let source = &mut sources[index];
-        // As long as this one has the earliest, the others need not be asked.
+    'batch: while let Some(Reverse((_, mut index))) = heads.pop() {
+        let mut next = heads.peek().map_or(LAST, |Reverse(next)| *next);
         loop {
+            let source = &mut sources[index];
             if source.head.at_us > limits.closes_us {
                 break 'batch;
             }
-            if bytes >= limits.bytes_max {
+            if bytes >= limits.bytes_max || batch.late + batch.gathered.notes.len() >= limits.late_max {
                 batch.gathered.is_full = true;
                 break 'batch;
             }
             bytes += source.head.len;
-            batch.take(source);
-            if !source.advance(&mut read, &mut batch.gathered.notes)? {
+            batch.take(source, medium)?;
+            if !source.advance(medium, &mut batch.gathered.notes)? {
                 if inputs.get(index + 1).is_some_and(|next| goes_on(&inputs[index], next)) {
-                    begin(&mut sources, index + 1, &mut heads, &mut read, &mut batch.gathered.notes)?;
+                    begin(&mut sources, index + 1, &mut heads, medium, &mut batch.gathered.notes)?;
                 }
                 break;
             }
+            // As long as this one has the earliest, the others need not be asked.
             if (source.head.at_us, index) > next {
-                heads.push(Reverse((source.head.at_us, index)));
-                break;
+                if let Some(mut first) = heads.peek_mut() {
+                    let later = Reverse((source.head.at_us, index));
+                    Reverse((_, index)) = std::mem::replace(&mut *first, later);
+                }
+                next = heads.peek().map_or(LAST, |Reverse(next)| *next);
             }
         }
     }
-    let mut gathered = batch.gathered;
-    gathered.positions = sources.iter().map(|source| source.offset).collect();
-    gathered.ended = sources.iter().map(|source| source.ended).collect();
+    let mut gathered = batch.end();
+    gathered.positions = sources.iter().map(Source::offset).collect();
+    gathered.ended = sources.iter().map(Source::has_ended).collect();
     Ok(gathered)
 }
+
+/// After all heads.
+const LAST: (u64, usize) = (u64::MAX, usize::MAX);
 
 /// Whether `next` is the segment after `input`: its lines are later ones, so that it is read when `input` is at its end. Otherwise who has
 /// much to catch up on would have the beginnings of all segments in memory.
@@ -179,21 +194,21 @@ fn goes_on(input: &Input, next: &Input) -> bool {
 }
 
 /// Looks for the first line of a source, or of the one that follows it where it has none.
-fn begin<E>(
+fn begin<M: Medium>(
     sources: &mut [Source<'_>],
     index: usize,
     heads: &mut BinaryHeap<Reverse<(u64, usize)>>,
-    read: &mut impl FnMut(&Input, u64, usize, &mut Vec<u8>) -> Result<(), E>,
+    medium: &mut M,
     notes: &mut Vec<u8>,
-) -> Result<(), E> {
+) -> Result<(), M::Error> {
     let mut index = index;
     loop {
-        if sources[index].advance(read, notes)? {
+        if sources[index].advance(medium, notes)? {
             heads.push(Reverse((sources[index].head.at_us, index)));
             return Ok(());
         }
         match sources.get(index + 1) {
-            Some(next) if goes_on(sources[index].input, next.input) => index += 1,
+            Some(next) if goes_on(sources[index].input(), next.input()) => index += 1,
             _ => return Ok(()),
         }
     }
@@ -202,17 +217,14 @@ fn begin<E>(
 /// The sites that have lines in a whole segment, and the time of its last one.
 ///
 /// # Errors
-/// What `read` answers.
-pub fn sites_of<E>(
-    input: &Input,
-    mut read: impl FnMut(&Input, u64, usize, &mut Vec<u8>) -> Result<(), E>,
-) -> Result<(Vec<String>, Option<u64>), E> {
+/// The medium's.
+pub fn sites_of<M: Medium>(input: &Input, medium: &mut M) -> Result<(BTreeSet<String>, Option<u64>), M::Error> {
     let whole = Input { from: 0, ..input.clone() };
     let mut source = Source::new(&whole);
-    let (mut sites, mut last_us) = (std::collections::BTreeSet::new(), None);
+    let (mut sites, mut last_us) = (BTreeSet::new(), None);
     let mut notes = Vec::new();
-    while source.advance(&mut read, &mut notes)? {
-        let site = &source.buffer[source.start..][source.head.site.clone()];
+    while source.advance(medium, &mut notes)? {
+        let site = source.site();
         if !sites.contains(site) {
             sites.insert(site.to_vec());
         }
@@ -223,119 +235,14 @@ pub fn sites_of<E>(
     Ok((sites.into_iter().map(|site| String::from_utf8_lossy(&site).into_owned()).collect(), last_us))
 }
 
-/// One input, with its next line at hand.
-struct Source<'i> {
-    input: &'i Input,
-    buffer: Vec<u8>,
-    /// Where in the buffer the next line begins, and the same in the segment.
-    start: usize,
-    offset: u64,
-    head: Head,
-    ended: bool,
-    /// What tells its lines from others, but for the offset.
-    identity: Vec<u8>,
-}
-
-/// A line that was looked at; ranges are relative to its beginning.
-#[derive(Debug, Clone, Default)]
-struct Head {
-    at_us: u64,
-    /// With its end.
-    len: usize,
-    counts: Counts,
-    site: Range<usize>,
-    sent: u64,
-    received: u64,
-    merged: Range<usize>,
-}
-
-impl<'i> Source<'i> {
-    fn new(input: &'i Input) -> Self {
-        let identity = format!(" {} ", input.segment.stem()).into_bytes();
-        Self { input, buffer: Vec::new(), start: 0, offset: input.from, head: Head::default(), ended: false, identity }
-    }
-
-    /// Finds the next line of a request; notes on the way go to `notes`. False at the end of what there is.
-    fn advance<E>(
-        &mut self,
-        read: &mut impl FnMut(&Input, u64, usize, &mut Vec<u8>) -> Result<(), E>,
-        notes: &mut Vec<u8>,
-    ) -> Result<bool, E> {
-        let mut looked_at = 0;
-        loop {
-            let rest = &self.buffer[self.start..];
-            if let Some(found) = memchr::memchr(b'\n', &rest[looked_at..]) {
-                let len = looked_at + found + 1;
-                if let Some(head) = head_of(&rest[..len - 1]) {
-                    self.head = head;
-                    self.ended = false;
-                    return Ok(true);
-                }
-                self.note(len, notes);
-                looked_at = 0;
-                continue;
-            }
-            let (rest_len, end) = (rest.len(), self.offset + rest.len() as u64);
-            if rest_len >= LEN_MAX || (end >= self.input.until && self.input.is_closed && rest_len > 0) {
-                self.note(rest_len, notes);
-                looked_at = 0;
-                continue;
-            }
-            if end >= self.input.until {
-                return Ok(false);
-            }
-            looked_at = rest_len;
-            self.buffer.drain(..self.start);
-            self.start = 0;
-            let wanted = usize::try_from(self.input.until - end).unwrap_or(usize::MAX).min(CHUNK_LEN);
-            read(self.input, end, wanted, &mut self.buffer)?;
-            if self.buffer.len() <= looked_at {
-                return Ok(false);
-            }
-        }
-    }
-
-    /// Goes on to the next line.
-    fn pass(&mut self) {
-        self.start += self.head.len;
-        self.offset += self.head.len as u64;
-    }
-
-    /// Notes what is no line of a request, and goes on.
-    fn note(&mut self, len: usize, notes: &mut Vec<u8>) {
-        const SHOWN_MAX: usize = 200;
-        let bytes = &self.buffer[self.start..][..len];
-        let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-        self.ended = text == END.as_bytes();
-        if !self.ended && !text.starts_with(b"# segment ") {
-            let what = if text.starts_with(b"#") { "" } else { "not a line: " };
-            let shown: String =
-                text.iter().take(SHOWN_MAX).flat_map(|byte| byte.escape_ascii()).map(char::from).collect();
-            let Input { node, segment, .. } = self.input;
-            let note = format!("# {node} {} {}: {what}{shown}\n", segment.stem(), self.offset);
-            notes.extend_from_slice(note.as_bytes());
-        }
-        self.start += len;
-        self.offset += len as u64;
-    }
-}
-
-fn head_of(line: &[u8]) -> Option<Head> {
-    let found = line::parse(line)?;
-    Some(Head {
-        at_us: found.at_us,
-        len: line.len() + 1,
-        counts: found.counts,
-        site: found.site_from..found.site_from + found.site.len(),
-        sent: found.sent,
-        received: found.received,
-        merged: line.len() - found.merged.len()..line.len(),
-    })
-}
-
-struct Batch<'r> {
+struct Batch {
     gathered: Gathered,
-    room: &'r mut Room,
+    pieces: Pieces,
+    /// Memory that ordered lines have, and bytes of late ones.
+    held: usize,
+    late: usize,
+    /// What was counted of each site on the day of its last line.
+    today: Vec<(Day, Traffic)>,
     by_name: HashMap<Vec<u8>, usize>,
     /// The sites seen last, by a few bits of their names: a look here is quicker than a hash that withstands chosen names.
     recent: Box<[u32; 1 << RECENT_BITS]>,
@@ -355,17 +262,26 @@ fn bits_of(site: &[u8]) -> usize {
     (bits.wrapping_mul(SPREAD) >> (u64::BITS - RECENT_BITS)) as usize
 }
 
-impl<'r> Batch<'r> {
-    fn new(merged_to_us: u64, room: &'r mut Room) -> Self {
+impl Batch {
+    fn new(merged_to_us: u64, pieces: Pieces) -> Self {
         let gathered = Gathered { merged_to_us, ..Gathered::default() };
-        Self { gathered, room, by_name: HashMap::new(), recent: Box::new([u32::MAX; 1 << RECENT_BITS]) }
+        let recent = Box::new([u32::MAX; 1 << RECENT_BITS]);
+        Self { gathered, pieces, held: 0, late: 0, today: vec![], by_name: HashMap::new(), recent }
     }
 
-    /// Puts a source's next line where it belongs, and passes it.
-    fn take(&mut self, source: &mut Source<'_>) {
-        let Head { at_us, len: _, counts, site, sent, received, merged } = source.head.clone();
-        let line = &source.buffer[source.start..];
-        let mut index = self.index_of(&line[site]);
+    /// What it came to.
+    fn end(self) -> Gathered {
+        let Self { mut gathered, today, .. } = self;
+        for (lines, (day, count)) in gathered.sites.iter_mut().zip(today) {
+            lines.count(day, count);
+        }
+        gathered
+    }
+
+    /// Puts a source's next line where it belongs, passes it, and hands over what is a piece by then.
+    fn take<M: Medium>(&mut self, source: &mut Source<'_>, medium: &mut M) -> Result<(), M::Error> {
+        let Head { at_us, counts, sent, received, .. } = source.head;
+        let mut index = self.index_of(source.site());
         let count = match counts {
             Counts::Request => Some(Traffic { requests: 1, sent, received, ..Traffic::default() }),
             Counts::Message => Some(Traffic { messages: 1, sent, received, ..Traffic::default() }),
@@ -373,24 +289,47 @@ impl<'r> Batch<'r> {
             Counts::Nothing => None,
         };
         if let Some(count) = count {
-            self.gathered.sites[index].traffic.entry(Day::of_us(at_us)).or_default().add(count);
+            let (day, today) = &mut self.today[index];
+            let day_of_line = Day::of_us(at_us);
+            if *day != day_of_line {
+                let day_before = std::mem::replace(day, day_of_line);
+                self.gathered.sites[index].count(day_before, std::mem::take(today));
+            }
+            today.add(count);
         }
         if matches!(counts, Counts::Message | Counts::Bytes) {
             // Mail has one log for all domains, in which their lines are in order.
             index = self.index_of(b"-");
         }
-        let is_late = at_us < self.gathered.merged_to_us;
         let lines = &mut self.gathered.sites[index];
-        let text = if is_late { &mut lines.late } else { &mut lines.ordered };
-        text.reserve(merged.len() + source.identity.len() + NUMBER_LEN_MAX + 1);
-        text.extend_from_slice(&line[merged]);
-        text.extend_from_slice(&source.identity);
-        push_number(text, source.offset);
-        text.push(b'\n');
-        lines.late_lines += u64::from(is_late);
-        self.gathered.merged_to_us = self.gathered.merged_to_us.max(at_us);
+        if at_us < self.gathered.merged_to_us {
+            let len_before = lines.late.len();
+            source.append_to(&mut lines.late);
+            self.late += lines.late.len() - len_before;
+            lines.late_lines += 1;
+        } else {
+            let held_before = lines.ordered.capacity();
+            source.append_to(&mut lines.ordered);
+            self.held += lines.ordered.capacity() - held_before;
+            self.gathered.merged_to_us = at_us;
+        }
         self.gathered.lines += 1;
         source.pass();
+        self.hand_over(index, medium)
+    }
+
+    fn hand_over<M: Medium>(&mut self, index: usize, medium: &mut M) -> Result<(), M::Error> {
+        let sites = &mut self.gathered.sites;
+        if self.held > self.pieces.all {
+            // Many sites with few lines each, or many that had many: their memory is given back, too.
+            medium.take(sites, 0..sites.len())?;
+            sites.iter_mut().for_each(|lines| lines.ordered = Vec::new());
+            self.held = 0;
+        } else if sites[index].ordered.len() >= self.pieces.site {
+            medium.take(sites, index..index + 1)?;
+            sites[index].ordered.clear();
+        }
+        Ok(())
     }
 
     fn index_of(&mut self, site: &[u8]) -> usize {
@@ -404,8 +343,8 @@ impl<'r> Batch<'r> {
             None => {
                 let index = self.gathered.sites.len();
                 let name = String::from_utf8_lossy(site).into_owned();
-                let ordered = self.room.0.pop().unwrap_or_default();
-                self.gathered.sites.push(SiteLines { site: name, ordered, ..SiteLines::default() });
+                self.gathered.sites.push(SiteLines { site: name, ..SiteLines::default() });
+                self.today.push((Day(0), Traffic::default()));
                 self.by_name.insert(site.to_vec(), index);
                 index
             }
@@ -414,23 +353,6 @@ impl<'r> Batch<'r> {
         self.recent[bits] = index as u32;
         index
     }
-}
-
-/// The digits of the highest number.
-const NUMBER_LEN_MAX: usize = 20;
-
-fn push_number(text: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0_u8; NUMBER_LEN_MAX];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    text.extend_from_slice(&digits[at..]);
 }
 
 #[cfg(test)]

@@ -1,12 +1,11 @@
-//! A round of the merger: finish the batch that a crash interrupted, see what can be merged, write it down, carry it out.
+//! A round of the merger: finish the batch that a crash interrupted, or see what can be merged and carry that out ([`super::carry`]).
 //!
 //! Every step can be the last one before a crash, and every error leaves things so that the next round goes on from there.
 
-use super::batch::{
-    Counted, JOURNAL, Journal, Log, Output, Place, STATE, State, gap, text_of, text_of_unknown, traffic_file,
-};
-use super::merge::{Gathered, Input, Limits, Room, gather, sites_of};
-use super::rotate::{self, Seen};
+use super::batch::{JOURNAL, Journal, Log, Place, STATE, State};
+use super::carry::Carrying;
+use super::merge::{Gathered, Input, Limits, Pieces, gather};
+use super::rotate::Seen;
 use super::segment::SegmentName;
 use super::ship::{HEARTBEAT, Heartbeat};
 use super::stream::Stream;
@@ -14,9 +13,29 @@ use super::watermark::{Spoken, closes};
 use phalanx_model::{Name, Uid};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A batch has so many bytes of lines at most. What a merger needs of memory is seven times this at the worst (four for lines and the room that is kept
-/// of the batch before, three for what is late or of no known site), and a buffer for each boot of each node that it has lines of.
-pub const BYTES_MAX: usize = 32 << 20;
+/// How much a merger does at a time. What it needs of memory is at the worst five times `late_max` (late lines with the room that a growing
+/// text has, the block that they become, and that once more with the site before each), what `pieces` have, and a buffer for each boot of each
+/// node that it has lines of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// See [`Limits::bytes_max`].
+    pub bytes_max: usize,
+    /// See [`Limits::late_max`].
+    pub late_max: usize,
+    /// What is handed over.
+    pub pieces: Pieces,
+}
+
+impl Bounds {
+    /// What has shown to be good.
+    pub const USUAL: Self = Self {
+        bytes_max: 128 << 20,
+        late_max: 16 << 20,
+        // Of a few hundred sites all pieces have room in the processor's cache.
+        pieces: Pieces { site: 32 << 10, all: 32 << 20 },
+    };
+}
+
 /// So many segments are merged at once at most.
 pub const INPUTS_MAX: usize = 4_096;
 
@@ -45,8 +64,8 @@ pub trait Storage {
     fn beside(&mut self, log: &Log) -> Result<Result<Vec<String>, String>, Self::Error>;
     /// Moves a log aside, unless something has that name already, and removes the names that are outdated.
     fn move_aside(&mut self, log: &Log, name: &str) -> Result<Result<(), String>, Self::Error>;
-    /// Writes to a log at `base`, or at its end where that is before; for good no sooner than [`Self::settle`].
-    fn write(&mut self, log: &Log, base: u64, bytes: &[u8]) -> Result<Result<(), String>, Self::Error>;
+    /// Writes to a log at `at`, or at its end where that is before; for good no sooner than [`Self::settle`].
+    fn write(&mut self, log: &Log, at: u64, bytes: &[u8]) -> Result<Result<(), String>, Self::Error>;
     /// Waits until all that was written is there for good; answers the logs that took it not after all, and why.
     fn settle(&mut self) -> Result<Vec<(Log, String)>, Self::Error>;
 }
@@ -98,14 +117,14 @@ pub struct Outcome {
     pub number: u64,
 }
 
-/// One round of a stream under the grant of number `grant`; `nodes` are those that should speak, `room` is memory of former rounds.
+/// One round of a stream under the grant of number `grant`; `nodes` are those that should speak.
 ///
 /// # Errors
 /// The storage fails, holds something damaged, or the grant is another's. Nothing is lost: the next round goes on.
 pub fn round<S: Storage>(
     storage: &mut S,
     stream: Stream,
-    room: &mut Room,
+    bounds: Bounds,
     grant: u64,
     nodes: &BTreeSet<Name>,
     now_us: u64,
@@ -114,33 +133,30 @@ pub fn round<S: Storage>(
     if state.grant > grant {
         return Err(RoundError::NotTheHolder { seen: state.grant, own: grant });
     }
-    let pending: Option<Journal> = read(storage, JOURNAL)?;
-    if let Some(journal) = pending.filter(|journal| journal.after.number > state.number) {
-        let limits = limits_of(&journal);
-        let gathered =
-            gather(&journal.inputs, limits, room, |input, offset, len, into| storage.read(input, offset, len, into))?;
-        return carry_out(storage, stream, &journal, &gathered);
-    }
     let view = View::of(storage, &state)?;
-    let spoken = nodes.iter().filter_map(|node| view.heartbeats.get(node));
-    let closes_us = closes(spoken.map(|beat| Spoken { complete_to_us: beat.complete_to_us }), now_us);
-    let inputs = view.inputs(storage, &state)?;
-    let limits = Limits { closes_us, merged_to_us: state.merged_to_us, bytes_max: BYTES_MAX };
-    let gathered = gather(&inputs, limits, room, |input, offset, len, into| storage.read(input, offset, len, into))?;
-    let Some(mut journal) = plan(state.clone(), inputs, &gathered, limits, grant, &view) else {
-        return Ok(Outcome { closes_us, number: state.number, ..Outcome::default() });
+    let pending: Option<Journal> = read(storage, JOURNAL)?;
+    let (journal, is_new) = match pending.filter(|journal| journal.number > state.number) {
+        Some(journal) if journal.grant > grant => {
+            return Err(RoundError::NotTheHolder { seen: journal.grant, own: grant });
+        }
+        Some(journal) => (Journal { grant, ..journal }, false),
+        None => {
+            let spoken = nodes.iter().filter_map(|node| view.heartbeats.get(node));
+            let closes_us = closes(spoken.map(|beat| Spoken { complete_to_us: beat.complete_to_us }), now_us);
+            let Bounds { bytes_max, late_max, pieces: _ } = bounds;
+            let limits = Limits { closes_us, merged_to_us: state.merged_to_us, bytes_max, late_max };
+            let (inputs, number) = (view.inputs(storage, &state)?, state.number + 1);
+            let (outputs, strangers) = (vec![], BTreeSet::new());
+            (Journal { number, grant, inputs, limits, outputs, strangers }, true)
+        }
     };
-    journal.outputs = outputs(storage, stream, &journal, &gathered, now_us)?;
-    write(storage, JOURNAL, &journal)?;
-    let outcome = carry_out(storage, stream, &journal, &gathered)?;
-    let has_more = gathered.is_full;
-    room.keep(gathered);
-    Ok(Outcome { has_more, ..outcome })
-}
-
-/// A journal's batch ends where it ended.
-fn limits_of(journal: &Journal) -> Limits {
-    Limits { closes_us: journal.closes_us, merged_to_us: journal.merged_to_us, bytes_max: usize::MAX }
+    let (inputs, limits) = (journal.inputs.clone(), journal.limits);
+    let mut carrying = Carrying::new(storage, stream, journal, is_new, now_us);
+    let gathered = gather(&inputs, limits, bounds.pieces, &mut carrying)?;
+    match after(&state, carrying.journal(), &gathered, &view) {
+        Some((after, cut)) => carrying.finish(gathered, &after, &cut),
+        None => Ok(Outcome { closes_us: limits.closes_us, number: state.number, ..Outcome::default() }),
+    }
 }
 
 /// What lies on the share.
@@ -192,18 +208,12 @@ impl View {
     }
 }
 
-/// The batch that `gathered` makes of `inputs`; none where there is nothing to do.
-fn plan(
-    state: State,
-    inputs: Vec<Input>,
-    gathered: &Gathered,
-    limits: Limits,
-    grant: u64,
-    view: &View,
-) -> Option<Journal> {
-    let mut after = State { number: state.number + 1, grant, merged_to_us: gathered.merged_to_us, ..state.clone() };
-    let (mut parts, mut cut) = (vec![], vec![]);
-    for (index, input) in inputs.into_iter().enumerate() {
+/// The state once a batch is carried out, and the segments that were cut off; none where there is nothing to do.
+fn after(state: &State, journal: &Journal, gathered: &Gathered, view: &View) -> Option<(State, Vec<Input>)> {
+    let Journal { number, grant, .. } = *journal;
+    let mut after = State { number, grant, merged_to_us: gathered.merged_to_us, ..state.clone() };
+    let (mut cut, mut goes_on) = (vec![], false);
+    for (index, input) in journal.inputs.iter().enumerate() {
         let (at, ended) = (gathered.positions[index], gathered.ended[index]);
         let is_at_end = input.is_closed && at >= input.until;
         if is_at_end && !ended {
@@ -211,134 +221,16 @@ fn plan(
         }
         let place = Place { at, is_done: is_at_end || ended };
         let before = after.segments.entry(input.node.clone()).or_default().insert(input.segment.clone(), place);
-        if before.unwrap_or_default() != place {
-            parts.push(Input { until: at, is_closed: is_at_end, ..input });
-        }
+        goes_on |= before.unwrap_or_default() != place;
     }
-    if parts.is_empty() {
+    if !goes_on {
         return None;
     }
     for (node, segments) in &mut after.segments {
         segments.retain(|name, place| !(place.is_done && view.is_gone(node, name)));
     }
     after.segments.retain(|_, segments| !segments.is_empty());
-    let Limits { closes_us, merged_to_us, bytes_max: _ } = limits;
-    Some(Journal { after, inputs: parts, closes_us, merged_to_us, cut, outputs: vec![] })
-}
-
-/// Where a batch's lines go, and how long those logs are.
-fn outputs<S: Storage>(
-    storage: &mut S,
-    stream: Stream,
-    journal: &Journal,
-    gathered: &Gathered,
-    now_us: u64,
-) -> Result<Vec<Output>, RoundError<S::Error>> {
-    if !stream.is_by_site() {
-        return Ok(vec![output(storage, stream, Log::Cluster, now_us)?]);
-    }
-    let mut sites: BTreeSet<String> = gathered.sites.iter().map(|lines| lines.site.clone()).collect();
-    for cut in &journal.cut {
-        sites.extend(sites_of(cut, |input, offset, len, into| storage.read(input, offset, len, into))?.0);
-    }
-    let mut outputs = Vec::new();
-    for site in sites.into_iter().filter(|site| site != "-") {
-        if let Some((account, uid)) = storage.owner(&site)? {
-            outputs.push(output(storage, stream, Log::Site { site, account, uid }, now_us)?);
-        }
-    }
-    outputs.push(output(storage, stream, Log::Cluster, now_us)?);
-    Ok(outputs)
-}
-
-fn output<S: Storage>(storage: &mut S, stream: Stream, log: Log, now_us: u64) -> Result<Output, RoundError<S::Error>> {
-    let looked = match storage.look(&log)? {
-        Ok(seen) if rotate::is_due(seen, now_us) => {
-            storage.beside(&log)?.map(|others| (0, Some(rotate::name(stream.file(), seen, &others))))
-        }
-        looked => looked.map(|seen| (seen.len, None)),
-    };
-    Ok(match looked {
-        Ok((base, aside)) => Output { log, base, aside, refused: None },
-        Err(why) => Output { log, base: 0, aside: None, refused: Some(why) },
-    })
-}
-
-/// Writes a batch's lines where its journal says, what it counted, and then the state.
-fn carry_out<S: Storage>(
-    storage: &mut S,
-    stream: Stream,
-    journal: &Journal,
-    gathered: &Gathered,
-) -> Result<Outcome, RoundError<S::Error>> {
-    let gaps = gaps(storage, journal)?;
-    let mut unknown = gathered.notes.clone();
-    let mut refused = Vec::new();
-    let mut by_site: BTreeMap<&str, &super::merge::SiteLines> =
-        gathered.sites.iter().map(|lines| (lines.site.as_str(), lines)).collect();
-    for output in &journal.outputs {
-        let text = match &output.log {
-            Log::Site { site, .. } => {
-                let marks: String =
-                    gaps.iter().filter(|gap| gap.sites.contains(site)).map(|gap| gap.mark.as_str()).collect();
-                text_of(by_site.remove(site.as_str()), &marks)
-            }
-            Log::Cluster => {
-                for lines in by_site.values() {
-                    match stream.is_by_site() {
-                        true => unknown.extend(text_of_unknown(lines)),
-                        false => unknown.extend_from_slice(&text_of(Some(lines), "")),
-                    }
-                }
-                gaps.iter().for_each(|gap| unknown.extend_from_slice(gap.mark.as_bytes()));
-                std::mem::take(&mut unknown).into()
-            }
-        };
-        if let Err(why) = put(storage, output, &text)? {
-            refused.push((output.log.clone(), why));
-        }
-    }
-    // All logs first, and then one wait for all: a disk makes one way of it.
-    refused.extend(storage.settle()?);
-    let number = journal.after.number;
-    let counted = Counted::of(&gathered.sites);
-    if !counted.sites.is_empty() {
-        write(storage, &traffic_file(number), &counted)?;
-    }
-    write(storage, STATE, &journal.after)?;
-    let gaps = gaps.into_iter().map(|gap| gap.mark).collect();
-    let refused = refused.into_iter().map(|(log, why)| (log.name().to_owned(), why)).collect();
-    Ok(Outcome { lines: gathered.lines, refused, gaps, has_more: false, closes_us: journal.closes_us, number })
-}
-
-struct Gap {
-    mark: String,
-    sites: BTreeSet<String>,
-}
-
-fn gaps<S: Storage>(storage: &mut S, journal: &Journal) -> Result<Vec<Gap>, RoundError<S::Error>> {
-    let mut gaps = Vec::new();
-    for cut in &journal.cut {
-        let (sites, last_us) = sites_of(cut, |input, offset, len, into| storage.read(input, offset, len, into))?;
-        gaps.push(Gap { mark: gap(cut, last_us), sites: sites.into_iter().collect() });
-    }
-    Ok(gaps)
-}
-
-fn put<S: Storage>(storage: &mut S, output: &Output, text: &[u8]) -> Result<Result<(), String>, RoundError<S::Error>> {
-    let Output { log, base, aside, refused } = output;
-    if let Some(why) = refused {
-        return Ok(Err(why.clone()));
-    }
-    if text.is_empty() {
-        return Ok(Ok(()));
-    }
-    if let Some(aside) = aside
-        && let Err(why) = storage.move_aside(log, aside)?
-    {
-        return Ok(Err(why));
-    }
-    Ok(storage.write(log, *base, text)?)
+    Some((after, cut))
 }
 
 fn read<S: Storage, T: serde::de::DeserializeOwned>(
@@ -348,9 +240,4 @@ fn read<S: Storage, T: serde::de::DeserializeOwned>(
     let Some(bytes) = storage.get(file)? else { return Ok(None) };
     let damaged = |error: serde_json::Error| RoundError::Damaged { file: file.to_owned(), why: error.to_string() };
     serde_json::from_slice(&bytes).map(Some).map_err(damaged)
-}
-
-fn write<S: Storage>(storage: &mut S, file: &str, value: &impl serde::Serialize) -> Result<(), RoundError<S::Error>> {
-    let text = serde_json::to_vec(value).expect("plain data with text keys");
-    Ok(storage.set(file, &text)?)
 }

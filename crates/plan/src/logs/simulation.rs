@@ -5,9 +5,9 @@
 
 use super::batch::{Counted, Log, STATE, State, TRAFFIC};
 use super::date::Day;
-use super::merge::{Input, Room, Traffic};
+use super::merge::{Input, Pieces, Traffic};
 use super::rotate::Seen;
-use super::round::{Outcome, Storage, round};
+use super::round::{Bounds, Outcome, Storage, round};
 use super::segment::{END, SegmentName, header};
 use super::ship::{self, Depot, KEPT_US, Local};
 use super::stream::Stream;
@@ -19,6 +19,8 @@ use std::ops::Range;
 const SITES: [&str; 4] = ["one.org", "two.org", "gone.org", "evil.org"];
 const NODES: [&str; 3] = ["a", "b", "c"];
 const DAY_US: u64 = 86_400_000_000;
+/// Few lines are a piece, and some pieces a batch.
+const BOUNDS: Bounds = Bounds { bytes_max: 1_500, late_max: 300, pieces: Pieces { site: 150, all: 700 } };
 
 /// The process ended, or the share does not answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,6 +47,8 @@ struct World {
     unsettled: Vec<((String, String), usize)>,
     /// The customer has put something else into the place of his log.
     is_blocked: bool,
+    /// `gone.org` has an account just now.
+    is_back: bool,
     /// Operations until one breaks; none for never.
     fuse: Option<u64>,
     dice: Option<Dice>,
@@ -153,7 +157,7 @@ impl World {
     fn merge(&mut self) -> Option<Outcome> {
         let nodes: BTreeSet<Name> = self.nodes.keys().cloned().collect();
         let now_us = self.now_us;
-        let outcome = round(self, Stream::Access, &mut Room::default(), 1, &nodes, now_us).ok();
+        let outcome = round(self, Stream::Access, BOUNDS, 1, &nodes, now_us).ok();
         if let Some(outcome) = &outcome {
             self.refused.extend(outcome.refused.iter().cloned());
         }
@@ -258,7 +262,7 @@ impl Storage for World {
 
     fn owner(&mut self, site: &str) -> Result<Option<(Name, Uid)>, Broken> {
         self.burn()?;
-        Ok((site != "gone.org").then(|| ("account".parse().unwrap(), Uid::FIRST)))
+        Ok((site != "gone.org" || self.is_back).then(|| ("account".parse().unwrap(), Uid::FIRST)))
     }
 
     fn look(&mut self, log: &Log) -> Result<Result<Seen, String>, Broken> {
@@ -335,7 +339,7 @@ fn play(seed: u64) {
             13..=14 => drop(world.merge()),
             // Everybody's last operations, at one of which all break.
             15..=16 => {
-                world.fuse = Some(world.roll(40));
+                world.fuse = Some(world.roll(60));
                 let _broken = (world.ship(&name), world.merge());
                 world.fuse = None;
             }
@@ -345,6 +349,7 @@ fn play(seed: u64) {
                 world.nodes.get_mut(&name).unwrap().boot += u64::from(reboots);
                 world.begin_segment(&name);
             }
+            18 if world.roll(2) == 0 => world.is_back = !world.is_back,
             18 => world.is_blocked = !world.is_blocked,
             _ => world.now_us += if world.roll(12) == 0 { DAY_US } else { world.roll(15_000_000) },
         }
@@ -404,7 +409,7 @@ fn whole(world: &World, site: &str) -> String {
 
 fn check(world: &World) {
     let mut found: BTreeMap<usize, u32> = BTreeMap::new();
-    for site in ["one.org", "two.org", "evil.org", "-"] {
+    for site in ["one.org", "two.org", "evil.org", "gone.org", "-"] {
         let (mut is_late, mut last) = (false, 0);
         for line in whole(world, site).lines() {
             match line {

@@ -1,8 +1,10 @@
 //! Batches of lines, by hand and by chance.
 
 use super::*;
+use crate::logs::line::LEN_MAX;
 use proptest::prelude::*;
 use std::convert::Infallible;
+use std::ops::Range;
 
 fn input(node: &str, text: &str, is_closed: bool) -> Input {
     let segment = format!("{:032x}-1.log", node.len()).parse().unwrap();
@@ -14,28 +16,55 @@ fn line(at: u64, site: &str, text: &str) -> String {
 }
 
 fn limits(closes_us: u64, merged_to_us: u64) -> Limits {
-    Limits { closes_us, merged_to_us, bytes_max: usize::MAX }
+    Limits { closes_us, merged_to_us, bytes_max: usize::MAX, late_max: usize::MAX }
 }
 
-/// Merges texts, each given to the merger in pieces of `piece` bytes.
-fn merge(texts: &[(&str, &str, bool)], limits: Limits, piece: usize) -> Gathered {
-    let inputs: Vec<Input> = texts.iter().map(|(node, text, closed)| input(node, text, *closed)).collect();
-    merge_inputs(&inputs, texts, limits, piece)
+/// Nothing is handed over before the end.
+const WHOLE: Pieces = Pieces { site: usize::MAX, all: usize::MAX };
+
+/// Texts by node, each given to the merger in parts of `part` bytes; and what it hands over.
+struct Texts<'t> {
+    texts: &'t [(&'t str, &'t str, bool)],
+    part: usize,
+    taken: BTreeMap<String, Vec<u8>>,
 }
 
-fn merge_inputs(inputs: &[Input], texts: &[(&str, &str, bool)], limits: Limits, piece: usize) -> Gathered {
-    let read = |input: &Input, offset: u64, len: usize, into: &mut Vec<u8>| {
-        let (_, text, _) = texts.iter().find(|(node, _, _)| *node == input.node.as_str()).unwrap();
+impl Medium for Texts<'_> {
+    type Error = Infallible;
+
+    fn read(&mut self, input: &Input, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), Infallible> {
+        let (_, text, _) = self.texts.iter().find(|(node, _, _)| *node == input.node.as_str()).unwrap();
         let bytes = &text.as_bytes()[offset as usize..];
-        into.extend_from_slice(&bytes[..bytes.len().min(len).min(piece)]);
-        Ok::<(), Infallible>(())
-    };
-    // What the room has of former batches changes nothing.
-    let mut room = Room::default();
-    let first = gather(inputs, limits, &mut room, read).unwrap();
-    room.keep(first.clone());
-    assert_eq!(gather(inputs, limits, &mut room, read).unwrap(), first);
-    first
+        into.extend_from_slice(&bytes[..bytes.len().min(len).min(self.part)]);
+        Ok(())
+    }
+
+    fn take(&mut self, all: &[SiteLines], these: Range<usize>) -> Result<(), Infallible> {
+        for lines in &all[these] {
+            self.taken.entry(lines.site.clone()).or_default().extend_from_slice(&lines.ordered);
+        }
+        Ok(())
+    }
+}
+
+/// Merges texts, each given to the merger in parts of `part` bytes.
+fn merge(texts: &[(&str, &str, bool)], limits: Limits, part: usize) -> Gathered {
+    merge_in(texts, limits, part, WHOLE)
+}
+
+/// The same in pieces, which are put together again.
+fn merge_in(texts: &[(&str, &str, bool)], limits: Limits, part: usize, pieces: Pieces) -> Gathered {
+    let inputs: Vec<Input> = texts.iter().map(|(node, text, closed)| input(node, text, *closed)).collect();
+    let mut texts = Texts { texts, part, taken: BTreeMap::new() };
+    let mut gathered = gather(&inputs, limits, pieces, &mut texts).unwrap();
+    for lines in &mut gathered.sites {
+        if let Some(mut taken) = texts.taken.remove(&lines.site) {
+            taken.append(&mut lines.ordered);
+            lines.ordered = taken;
+        }
+    }
+    assert!(texts.taken.is_empty());
+    gathered
 }
 
 fn text<'g>(gathered: &'g Gathered, site: &str) -> (&'g str, &'g str) {
@@ -97,23 +126,29 @@ fn a_line_without_end_is_given_up() {
     assert!(gathered.positions[0] >= 2 * LEN_MAX as u64 && gathered.notes.len() < 4_096);
 }
 
+#[test]
+fn what_waits_for_the_end_is_bounded() {
+    let late: String = (0..50).map(|number| line(10, "x.org", &format!("late {number}"))).collect();
+    let gathered = merge(&[("a", &late, false)], Limits { late_max: 200, ..limits(100, 50) }, 100);
+    let kept = gathered.sites[0].late.len();
+    assert!(gathered.is_full && (200..300).contains(&kept), "{kept}");
+    assert!(gathered.positions[0] > 0 && gathered.positions[0] < late.len() as u64);
+}
+
 proptest! {
-    /// All at once, in pieces, and again from what a journal keeps of it: the same.
+    /// All at once, read in parts, handed over in pieces: the same.
     #[test]
     fn a_batch_is_a_function_of_its_bytes(
         a in prop::collection::vec((0..60_u64, 0..3_u8), 0..30),
         b in prop::collection::vec((0..60_u64, 0..3_u8), 0..30),
-        closes in 0..70_u64, merged_to in 0..60_u64, bytes_max in 1..2_000_usize, piece in 1..90_usize,
+        closes in 0..70_u64, merged_to in 0..60_u64, bytes_max in 1..2_000_usize, late_max in 1..500_usize, part in 1..90_usize,
+        site in 1..300_usize, all in 1..900_usize,
     ) {
         let write = |lines: &[(u64, u8)]| -> String { lines.iter().map(|(at, site)| line(*at, &format!("s{site}.org"), "text")).collect() };
         let (a, b) = (write(&a), write(&b));
         let texts = [("a", a.as_str(), false), ("bb", b.as_str(), false)];
-        let limits = Limits { closes_us: closes, merged_to_us: merged_to, bytes_max };
+        let limits = Limits { closes_us: closes, merged_to_us: merged_to, bytes_max, late_max };
         let whole = merge(&texts, limits, usize::MAX);
-        prop_assert_eq!(&merge(&texts, limits, piece), &whole);
-        let inputs: Vec<Input> = texts.iter().zip(&whole.positions)
-            .map(|((node, text, closed), until)| Input { until: *until, ..input(node, text, *closed) }).collect();
-        let again = merge_inputs(&inputs, &texts, Limits { bytes_max: usize::MAX, ..limits }, piece);
-        prop_assert_eq!(Gathered { is_full: whole.is_full, ..again }, whole);
+        prop_assert_eq!(&merge_in(&texts, limits, part, Pieces { site, all }), &whole);
     }
 }
