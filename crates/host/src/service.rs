@@ -197,7 +197,7 @@ fn httpd(block: &str) -> Option<Httpd> {
     Some(Httpd { unit: value("Id")?.to_owned(), state, pid, since_us })
 }
 
-/// Whether the unit is active; asked for one account's daemons.
+/// Whether the unit is active: one that starts or stops is not.
 ///
 /// # Errors
 /// systemd does not answer.

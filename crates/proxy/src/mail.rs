@@ -3,7 +3,7 @@
 //! A *way* leads clients from this node to the node that holds the mailboxes, and names them there by a PROXY header. While mailboxes move it
 //! leads nowhere: new clients are kept waiting for a while. A *hop*, on the holder, leads from the ways of the cluster's nodes to Dovecot and
 //! is the only way there: once a configuration without it has been read, it listens no more and no byte goes through it
-//! ([`door::Door::close`]). [`splice`] moves the bytes; [`tally`] bounds and counts connections.
+//! ([`door::Door::close`]). A delivery under way may end first, within a bound; everything else is cut. [`splice`] moves the bytes; [`tally`] bounds and counts connections.
 //!
 //! SIGHUP reads the configuration again. An invalid one is told and changes nothing. On SIGTERM nothing new is taken, and connections may go on
 //! for a moment; what is left then is cut.

@@ -119,8 +119,11 @@ impl Connection {
         let ended = tokio::select! {
             biased;
             () = leads_elsewhere(passage, *peer, to) => {
-                let grace = if refusal::may_finish(protocol) && passage.borrow().admits(*peer.ip()) { limits.finish_timeout_ms } else { 0 };
-                timeout(Duration::from_millis(grace), &mut flow).await.ok()
+                let may_finish = refusal::may_finish(protocol) && passage.borrow().admits(*peer.ip());
+                match may_finish {
+                    true => timeout(Duration::from_millis(limits.finish_timeout_ms), &mut flow).await.ok(),
+                    false => None,
+                }
             }
             ended = &mut flow => Some(ended),
         };
