@@ -14,6 +14,7 @@ mod storage;
 
 pub use depot::NodeDepot;
 pub use identity::act_as;
+use identity::charged_to;
 pub use site::{Reading, SiteLog, Whole, whole_files};
 pub use storage::MergeStorage;
 

@@ -3,7 +3,7 @@
 //! A home's owner may remove, replace or lock what is there at any moment. What comes of it for his own log is an answer
 //! ([`Refused`]), not an error; an error means that the share does not do its work.
 
-use super::{LogShare, act_as, errno, names_in, open_beneath};
+use super::{LogShare, act_as, charged_to, errno, names_in, open_beneath};
 use crate::atomic::{FileError, failed};
 use phalanx_model::share::HOMES;
 use phalanx_plan::logs::OWNER;
@@ -132,12 +132,13 @@ impl<'s> SiteLog<'s> {
     /// # Errors
     /// The share does not do its work.
     pub fn write(&self, open: &mut Unsettled, at: u64, bytes: &[u8]) -> Result<Result<(), Refused>, FileError> {
-        self.answer("writing", || {
-            let Unsettled { file, from } = open;
+        let Unsettled { file, from } = open;
+        let written = charged_to(self.owner(), || {
             let at = at.min(fstat(&*file)?.st_size as u64);
             *from = at.min(*from);
             file.write_all_at(bytes, at).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
-        })
+        });
+        self.told("writing", written)
     }
 
     /// Waits until what was written is there for good.
@@ -145,7 +146,7 @@ impl<'s> SiteLog<'s> {
     /// # Errors
     /// The share does not do its work.
     pub fn settle(&self, written: Unsettled) -> Result<Result<(), Refused>, FileError> {
-        self.answer("syncing", || fsync(&written.file))
+        self.told("syncing", fsync(&written.file))
     }
 
     /// Whole lines from `offset` of `file`, or of what is its place now from the beginning; without a place, the last `len_max` bytes.
@@ -185,13 +186,21 @@ impl<'s> SiteLog<'s> {
         what: &'static str,
         work: impl FnOnce() -> Result<T, Errno>,
     ) -> Result<Result<T, Refused>, FileError> {
-        let (uid, is_owned) = match self.log {
-            Log::Site { uid, .. } => (uid.get(), true),
-            Log::Cluster => (OWNER, false),
-        };
-        match act_as(uid, work) {
+        self.told(what, act_as(self.owner(), work))
+    }
+
+    fn owner(&self) -> u32 {
+        match self.log {
+            Log::Site { uid, .. } => uid.get(),
+            Log::Cluster => OWNER,
+        }
+    }
+
+    /// An error's meaning: the owner's doing, or the share's.
+    fn told<T>(&self, what: &'static str, done: Result<T, Errno>) -> Result<Result<T, Refused>, FileError> {
+        match done {
             Ok(done) => Ok(Ok(done)),
-            Err(error) if is_owned && is_the_owners(error) => {
+            Err(error) if matches!(self.log, Log::Site { .. }) && is_the_owners(error) => {
                 let error = std::io::Error::from(error);
                 Ok(Err(format!("{}: {what}: {error}", self.path().display())))
             }

@@ -121,8 +121,8 @@ impl Storage for MergeStorage<'_> {
         let path = self.share.path.join(input.node.as_str()).join(input.segment.to_string());
         let file = self.open(&input.node, &input.segment)?;
         let end = into.len() + len;
-        into.reserve(len);
-        // Into room that nobody has filled before. There may be more of it than was asked for.
+        // Into room that nobody has filled before, all of which is read into: there should be no more of it than was asked for.
+        into.reserve_exact(len);
         let read = pread(file, spare_capacity(into), offset);
         into.truncate(end);
         read.map(drop).map_err(|error| errno(&path, "reading")(error).into())

@@ -44,6 +44,7 @@ pub struct Line<'l> {
 }
 
 /// The time at the beginning of a line and how long it is, with the space after it. None where there is no time.
+#[inline]
 pub fn time(line: &[u8]) -> Option<(u64, usize)> {
     if let Some(at_us) = line.first_chunk().and_then(time_of_our_days) {
         return Some((at_us, TIME_LEN));
@@ -58,6 +59,7 @@ pub fn time(line: &[u8]) -> Option<(u64, usize)> {
 const TIME_LEN: usize = 18;
 
 /// `SSSSSSSSSS.UUUUUU `, eight digits at a time: each line of each node goes through here.
+#[inline]
 fn time_of_our_days(head: &[u8; TIME_LEN]) -> Option<u64> {
     let [a, b, c, d, e, f, g, h, i, j, b'.', u, v, w, x, y, z, b' '] = *head else { return None };
     let seconds =
@@ -66,6 +68,7 @@ fn time_of_our_days(head: &[u8; TIME_LEN]) -> Option<u64> {
 }
 
 /// The number that eight digits are, in three multiplications. After Daniel Lemire, "Quickly parsing eight digits".
+#[inline]
 fn eight_digits(digits: [u8; 8]) -> Option<u64> {
     const HIGH: u64 = 0xF0F0_F0F0_F0F0_F0F0;
     const DIGITS: u64 = 0x3030_3030_3030_3030;
@@ -80,6 +83,7 @@ fn eight_digits(digits: [u8; 8]) -> Option<u64> {
 }
 
 /// Takes a line apart; `line` is without its end. None where it is not one that a proxy writes.
+#[inline]
 pub fn parse(line: &[u8]) -> Option<Line<'_>> {
     let (at_us, site_from) = time(line)?;
     let line = &line[site_from..];
@@ -99,6 +103,7 @@ pub fn parse(line: &[u8]) -> Option<Line<'_>> {
 }
 
 /// Digits up to `end`: the number and how many bytes both take.
+#[inline]
 fn number(bytes: &[u8], end: u8) -> Option<(u64, usize)> {
     // So many digits fit whatever they are.
     const SURE: usize = 19;

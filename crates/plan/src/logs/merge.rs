@@ -4,16 +4,18 @@
 //! same [`Limits`] give the same lines, whenever it is asked for: a batch that a crash interrupted is made again from the segments. Memory is
 //! bounded by [`Pieces`], by what comes late ([`Limits::late_max`]), and by a buffer for each segment.
 
+mod numbers;
 mod source;
 
 use super::date::Day;
 use super::line::Counts;
 use super::segment::SegmentName;
+use numbers::Numbers;
 use phalanx_model::Name;
 use serde::{Deserialize, Serialize};
 use source::{Head, Source};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 /// A segment's part that was not merged yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -243,30 +245,13 @@ struct Batch {
     late: usize,
     /// What was counted of each site on the day of its last line.
     today: Vec<(Day, Traffic)>,
-    by_name: HashMap<Vec<u8>, usize>,
-    /// The sites seen last, by a few bits of their names: a look here is quicker than a hash that withstands chosen names.
-    recent: Box<[u32; 1 << RECENT_BITS]>,
-}
-
-/// So many bits of a name tell where its site is at hand: room for more sites than a batch mostly has, and still in the processor's
-/// nearest cache.
-const RECENT_BITS: u32 = 11;
-
-/// Some bits of a site's name, eight bytes at a time. Whoever chooses names so that they have the same ones makes them slower, nothing else.
-fn bits_of(site: &[u8]) -> usize {
-    // Bits from everywhere: 2^64 divided by the golden ratio.
-    const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
-    let (words, rest) = site.as_chunks::<8>();
-    let rest = rest.iter().fold(site.len() as u64, |rest, byte| rest << 8 | u64::from(*byte));
-    let bits = words.iter().fold(rest, |bits, word| (bits.wrapping_mul(SPREAD)) ^ u64::from_le_bytes(*word));
-    (bits.wrapping_mul(SPREAD) >> (u64::BITS - RECENT_BITS)) as usize
+    numbers: Numbers,
 }
 
 impl Batch {
     fn new(merged_to_us: u64, pieces: Pieces) -> Self {
         let gathered = Gathered { merged_to_us, ..Gathered::default() };
-        let recent = Box::new([u32::MAX; 1 << RECENT_BITS]);
-        Self { gathered, pieces, held: 0, late: 0, today: vec![], by_name: HashMap::new(), recent }
+        Self { gathered, pieces, held: 0, late: 0, today: vec![], numbers: Numbers::new() }
     }
 
     /// What it came to.
@@ -333,24 +318,12 @@ impl Batch {
     }
 
     fn index_of(&mut self, site: &[u8]) -> usize {
-        let bits = bits_of(site);
-        let recent = self.recent[bits] as usize;
-        if self.gathered.sites.get(recent).is_some_and(|lines| lines.site.as_bytes() == site) {
-            return recent;
+        let (index, is_new) = self.numbers.of(site);
+        if is_new {
+            let site = String::from_utf8_lossy(site).into_owned();
+            self.gathered.sites.push(SiteLines { site, ..SiteLines::default() });
+            self.today.push((Day(0), Traffic::default()));
         }
-        let index = match self.by_name.get(site) {
-            Some(index) => *index,
-            None => {
-                let index = self.gathered.sites.len();
-                let name = String::from_utf8_lossy(site).into_owned();
-                self.gathered.sites.push(SiteLines { site: name, ..SiteLines::default() });
-                self.today.push((Day(0), Traffic::default()));
-                self.by_name.insert(site.to_vec(), index);
-                index
-            }
-        };
-        // No batch has as many sites as make it another's.
-        self.recent[bits] = index as u32;
         index
     }
 }

@@ -29,7 +29,7 @@ pub struct Bounds {
 impl Bounds {
     /// What has shown to be good.
     pub const USUAL: Self = Self {
-        bytes_max: 128 << 20,
+        bytes_max: 256 << 20,
         late_max: 16 << 20,
         // Of a few hundred sites all pieces have room in the processor's cache.
         pieces: Pieces { site: 32 << 10, all: 32 << 20 },
