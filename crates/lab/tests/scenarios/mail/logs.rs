@@ -69,6 +69,9 @@ fn trouble(figure: &Figure) -> Result<()> {
         })
     };
     let pause = || std::thread::sleep(Duration::from_millis(1_500));
+    let reloads =
+        || figure.host("mail1").text("cat /var/log/phalanx/mailboxes.log* | grep --count 'SIGHUP received' || true");
+    let before = reloads()?;
     for node in MAIL_NODES {
         kill(node, "phalanx-logs")?;
         pause();
@@ -77,6 +80,9 @@ fn trouble(figure: &Figure) -> Result<()> {
         kill(node, "phalanx-logs")?;
         pause();
     }
+    // Deliveries go on while logs are moved aside: a Dovecot that reloads ends them.
+    let after = reloads()?;
+    ensure!(before == after, "Dovecot reloaded {before} times before, {after} times now");
     figure.host("mail1").hang_storage()?;
     std::thread::sleep(Duration::from_secs(3));
     figure.host("mail1").release_storage()?;
