@@ -120,12 +120,7 @@ impl Storage for MergeStorage<'_> {
     fn read(&mut self, input: &Input, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), StorageError> {
         let path = self.share.path.join(input.node.as_str()).join(input.segment.to_string());
         let file = self.open(&input.node, &input.segment)?;
-        let end = into.len() + len;
-        // Into room that nobody has filled before, all of which is read into: there should be no more of it than was asked for.
-        into.reserve_exact(len);
-        let read = pread(file, spare_capacity(into), offset);
-        into.truncate(end);
-        read.map(drop).map_err(|error| errno(&path, "reading")(error).into())
+        Ok(append(file, offset, len, into).map_err(errno(&path, "reading"))?)
     }
 
     fn owner(&mut self, site: &str) -> Result<Option<(Name, Uid)>, StorageError> {
@@ -175,5 +170,41 @@ impl Storage for MergeStorage<'_> {
     fn settle(&mut self) -> Result<Vec<(Log, String)>, StorageError> {
         self.wait()?;
         Ok(std::mem::take(&mut self.refused))
+    }
+}
+
+/// Appends at most `len` bytes of `file` from `offset` on to `into`, into room that nobody has filled before.
+fn append(file: &File, offset: u64, len: usize, into: &mut Vec<u8>) -> Result<(), Errno> {
+    let end = into.len() + len;
+    // All the room there is is read into, whatever was asked for: so there should be no more.
+    into.reserve_exact(len);
+    pread(file, spare_capacity(into), offset)?;
+    into.truncate(end);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    #[test]
+    fn what_is_read_is_no_more_than_what_is_taken() {
+        const LEN: usize = 4_096;
+        const REST: usize = 100;
+        let bytes: Vec<u8> = (0..20 * LEN).map(|index| (index / 7) as u8).collect();
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(&bytes).expect("written");
+        let (mut buffer, mut offset) = (Vec::new(), 0);
+        while offset < bytes.len() {
+            buffer.drain(..buffer.len().saturating_sub(REST));
+            let before = buffer.len();
+            append(&file, offset as u64, LEN, &mut buffer).expect("read");
+            assert_eq!(buffer[before..], bytes[offset..offset + LEN]);
+            assert!(buffer.capacity() <= LEN + REST, "room for {} bytes", buffer.capacity());
+            offset += LEN;
+        }
+        append(&file, offset as u64, LEN, &mut buffer).expect("there is no more");
+        assert_eq!(buffer.len(), LEN + REST);
     }
 }
